@@ -1,0 +1,52 @@
+"""Read, check, plot and safely extend the LSST AGN training set's Zarr stores.
+
+`TrainingSet` reads; functions transform frames; ``plot_*`` draw; only ``build_*`` and ``write_*`` touch the
+disk.
+"""
+
+from agn_helpers.catalog import (
+    catalog_frame,
+    check_catalog,
+    magnitude_to_flux,
+    published_rows,
+)
+from agn_helpers.columns import BANDS
+from agn_helpers.errors import (
+    ClosedError,
+    DamagedStoreError,
+    LimitError,
+    NotATrainingSetError,
+    StoreNotFoundError,
+    TrainingSetError,
+    UnknownBandError,
+    UnknownColumnError,
+    UnknownTrainIdError,
+)
+from agn_helpers.lightcurves import to_long
+from agn_helpers.plotting import BAND_COLOURS, BAND_MARKERS, plot_light_curve
+from agn_helpers.store import TrainingSet, open_training_set
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BANDS",
+    "BAND_COLOURS",
+    "BAND_MARKERS",
+    "ClosedError",
+    "DamagedStoreError",
+    "LimitError",
+    "NotATrainingSetError",
+    "StoreNotFoundError",
+    "TrainingSet",
+    "TrainingSetError",
+    "UnknownBandError",
+    "UnknownColumnError",
+    "UnknownTrainIdError",
+    "catalog_frame",
+    "check_catalog",
+    "magnitude_to_flux",
+    "open_training_set",
+    "plot_light_curve",
+    "published_rows",
+    "to_long",
+]

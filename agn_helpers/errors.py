@@ -1,0 +1,71 @@
+"""What can go wrong, in the reader's words.
+
+Every error of this module is a `TrainingSetError`, so that one ``except`` catches them all, and is also
+the builtin error that one would expect (`KeyError` for an unknown id, `FileNotFoundError` for a missing
+file), so that code that knows nothing of this module keeps working. Each message says what happened,
+shows the value, and ends with what to do next.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ClosedError",
+    "DamagedStoreError",
+    "LimitError",
+    "NotATrainingSetError",
+    "StoreNotFoundError",
+    "TrainingSetError",
+    "UnknownBandError",
+    "UnknownColumnError",
+    "UnknownTrainIdError",
+]
+
+
+class TrainingSetError(Exception):
+    """Base of every error that this module raises on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError shows the repr of its message, quotes and all; readers get the sentence itself.
+        return str(self.args[0]) if self.args else ""
+
+
+class StoreNotFoundError(TrainingSetError, FileNotFoundError):
+    """There is nothing at this location."""
+
+
+class NotATrainingSetError(TrainingSetError, ValueError):
+    """Something is there, but it is not a training set: no Zarr store, or one without its two parts."""
+
+
+class DamagedStoreError(TrainingSetError, ValueError):
+    """The store contradicts itself or asks for something unsafe. Nothing was returned."""
+
+
+class LimitError(DamagedStoreError):
+    """The store declares more bytes or pieces than the limit that protects your memory."""
+
+
+class ClosedError(TrainingSetError, ValueError):
+    """The training set was closed; open it again to go on."""
+
+
+class UnknownTrainIdError(TrainingSetError, KeyError):
+    """No light curve with this ``train_id`` is in the store."""
+
+
+class UnknownColumnError(TrainingSetError, KeyError):
+    """No column with this name is in the table."""
+
+
+class UnknownBandError(TrainingSetError, ValueError):
+    """No such band in this light curve."""
+
+
+def near(name: str, known: Iterable[str], n: int = 3) -> str:
+    """Return ``" Did you mean 'a', 'b'?"`` with the names nearest to `name`, or an empty string."""
+    by_lower: dict[str, str] = {}
+    for k in known:
+        by_lower.setdefault(k.lower(), k)
+    hits = difflib.get_close_matches(name.lower(), by_lower, n=n, cutoff=0.5)
+    return f" Did you mean {', '.join(repr(by_lower[h]) for h in hits)}?" if hits else ""
