@@ -15,6 +15,7 @@ __all__ = [
     "LimitError",
     "NotATrainingSetError",
     "StoreNotFoundError",
+    "TargetExistsError",
     "TrainingSetError",
     "UnknownBandError",
     "UnknownColumnError",
@@ -44,6 +45,10 @@ class DamagedStoreError(TrainingSetError, ValueError):
 
 class LimitError(DamagedStoreError):
     """The store declares more bytes or pieces than the limit that protects your memory."""
+
+
+class TargetExistsError(TrainingSetError, FileExistsError):
+    """Something is there already; nothing was written over it."""
 
 
 class ClosedError(TrainingSetError, ValueError):
