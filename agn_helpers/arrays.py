@@ -139,7 +139,7 @@ class ZipMembers:
         heads = {
             k[n : k.rindex("/")]
             for k in self._infos
-            if k.startswith(f"{group}/") and k.endswith(ends) and len(k) > n + 9
+            if k.startswith(f"{group}/") and k.endswith(ends)
         }
         return [h for h in heads if h and "/" not in h]
 
@@ -175,7 +175,7 @@ class FolderMembers:
                 if status.st_size > limit:
                     msg = f"{self.path}: {name} holds {status.st_size} bytes, more than {limit}."
                     raise LimitError(msg)
-                return f.read(limit + 1)
+                return f.read(status.st_size + 1)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as e:

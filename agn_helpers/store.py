@@ -220,8 +220,8 @@ class TrainingSet:
         >>> table.index[table["status"] == "no column"].tolist()
         ['stdColor[4]']
         """
+        names = self._columns()
         record = self._arrays.read(CATALOG)
-        names = record.dtype.names or ()
         counts = {n: int(missing_mask(n, record[n]).sum()) for n in names}
         return definition_table({n: record.dtype[n] for n in names}, self._arrays.attrs(CATALOG), counts)
 
@@ -326,6 +326,10 @@ class TrainingSet:
         UnknownTrainIdError
             If there is no light curve with this id. The message names the nearest ids.
         """
+        # 66.0 comes out of float columns and means 66; "66", 66.5 and True are mistakes.
+        if isinstance(train_id, (bool, str)) or not hasattr(train_id, "__int__") or int(train_id) != train_id:
+            msg = f"A train_id is a whole number, not {train_id!r}. All of them: ts.light_curve_ids()"
+            raise UnknownTrainIdError(msg)
         try:
             record = self._arrays.read(f"{LIGHT_CURVES}/{int(train_id)}")
         except KeyError:
