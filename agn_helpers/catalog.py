@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from agn_helpers.columns import BANDS, edition_2020, missing_mask
+from agn_helpers.columns import BANDS, check_bands, edition_2020, missing_mask
 from agn_helpers.errors import DamagedStoreError, UnknownColumnError
 
 __all__ = ["AB_CORRECTION", "catalog_frame", "check_catalog", "magnitude_to_flux", "published_rows"]
@@ -131,12 +131,17 @@ def magnitude_to_flux(magnitude: npt.ArrayLike, band: str) -> Numbers:
     numpy.ndarray
         Flux density in nJy. No AB correction is applied; see `AB_CORRECTION`.
 
+    Raises
+    ------
+    UnknownBandError
+        If `band` is not one of the five.
+
     Examples
     --------
     >>> round(float(magnitude_to_flux(18.513243, "r")), 1)
     142798.9
     """
-    b = SOFTENING[band]
+    b = SOFTENING[check_bands([band])[0]]
     exponent = -np.asarray(magnitude, dtype=np.float64) * np.log(10) / 2.5 - np.log(b)
     flux: Numbers = ZERO_POINT * 2 * b * np.sinh(exponent)
     return flux

@@ -1,0 +1,121 @@
+"""The structure that `design` promises: arrows run one way, the front door lists everything."""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import typing
+
+import pytest
+
+import agn_helpers as agn
+
+PACKAGE = pathlib.Path(agn.__file__).parent
+ROOMS = sorted(p.stem for p in PACKAGE.glob("*.py") if not p.stem.startswith("__"))
+
+# What a room may import of ours at its top. An import inside a function is for what few readers need.
+ARROWS = {
+    "errors": set(),
+    "columns": {"errors"},
+    "codecs": {"errors"},
+    "members": {"errors"},
+    "arrays": {"errors", "codecs", "members"},
+    "catalog": {"errors", "columns"},
+    "lightcurves": {"errors", "columns"},
+    "plotting": {"columns", "errors"},
+    "store": {"errors", "columns", "catalog", "lightcurves", "arrays"},
+    "sample": {"errors", "columns", "lightcurves", "catalog"},
+    "parallel": {"errors", "store", "lightcurves"},
+    "features": {"errors", "columns"},
+    "packed": {"errors", "columns", "arrays", "lightcurves"},
+}
+
+
+def imported(tree, top_only):
+    nodes = tree.body if top_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("agn_helpers"):
+            parts = node.module.split(".")
+            yield from [parts[1]] if len(parts) > 1 else [a.name for a in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("agn_helpers."))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_arrows_run_one_way(room):
+    tree = ast.parse((PACKAGE / f"{room}.py").read_text())
+    assert set(imported(tree, top_only=True)) <= ARROWS[room]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_nothing_dangerous_is_called(room):
+    """No eval, exec, pickle, shell or print anywhere in the module."""
+    tree = ast.parse((PACKAGE / f"{room}.py").read_text())
+    names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    assert not names & {"eval", "exec", "print", "__import__"}
+    modules = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    modules |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert not modules & {"pickle", "marshal", "shelve", "dill"}
+    keywords = {k.arg for n in ast.walk(tree) if isinstance(n, ast.Call) for k in n.keywords}
+    assert "shell" not in keywords
+
+
+def test_front_door_lists_each_name_once_and_in_order():
+    assert sorted(agn.__all__) == list(agn.__all__)
+    assert len(set(agn.__all__)) == len(agn.__all__)
+
+
+PUBLIC = [getattr(agn, n) for n in agn.__all__ if callable(getattr(agn, n))]
+
+
+@pytest.mark.parametrize("thing", PUBLIC, ids=lambda t: t.__name__)
+def test_public_names_are_documented_and_annotated(thing):
+    doc = inspect.getdoc(thing)
+    assert doc, "no docstring"
+    if inspect.isclass(thing) and issubclass(thing, Exception):
+        return
+    functions = [thing]
+    if inspect.isclass(thing):
+        functions = [f for n, f in inspect.getmembers(thing, inspect.isfunction) if not n.startswith("_")]
+    for f in functions:
+        doc = inspect.getdoc(f) or ""
+        signature = inspect.signature(f)
+        named = [p for p in signature.parameters.values() if p.name != "self"]
+        assert doc, f.__name__
+        if named:
+            assert "Parameters\n----" in doc, f"{f.__name__} has no section Parameters"
+        for p in named:
+            assert f"{p.name} :" in doc or f"{p.name}, " in doc, f"{f.__name__} does not explain {p.name}"
+        hints = typing.get_type_hints(f, vars(importlib.import_module(f.__module__)) | _typing_names())
+        assert "return" in hints, f.__name__
+        assert {p.name for p in named} <= set(hints), f.__name__
+    if not inspect.isclass(thing):
+        assert ">>>" in inspect.getdoc(thing), f"{thing.__name__} has no example"
+
+
+def _typing_names():
+    """Names that modules import only for type checkers."""
+    from matplotlib.axes import Axes
+
+    return {"Axes": Axes}
+
+
+ERRORS = [getattr(agn, n) for n in agn.__all__ if n.endswith("Error")]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: e.__name__)
+def test_each_error_is_ours_and_a_builtin(error):
+    assert issubclass(error, agn.TrainingSetError)
+    if error is agn.TrainingSetError:
+        return
+    builtin = [
+        b for b in error.__mro__ if b.__module__ == "builtins" and b not in (Exception, BaseException, object)
+    ]
+    assert builtin, "is no builtin that a reader would catch"
+    assert str(error("a 'quoted' message")) == "a 'quoted' message"  # KeyError would show its repr
+
+
+def test_the_module_stays_small():
+    """It should fit in a head; the number is the design's."""
+    lines = sum(len(p.read_text().splitlines()) for p in PACKAGE.glob("*.py"))
+    assert lines <= 2600, f"{lines} lines: make it smaller before adding more"
