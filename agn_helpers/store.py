@@ -228,6 +228,11 @@ class TrainingSet:
     def define(self, column: str) -> str:
         """Return what one catalogue column means, in the store's own words.
 
+        Parameters
+        ----------
+        column : str
+            A real column name, ``"psfmag_u"``; templates work too.
+
         Raises
         ------
         UnknownColumnError
