@@ -14,6 +14,7 @@ from agn_helpers.columns import BANDS
 from agn_helpers.errors import (
     ClosedError,
     DamagedStoreError,
+    InvalidValueError,
     LimitError,
     NotATrainingSetError,
     StoreNotFoundError,
@@ -22,7 +23,7 @@ from agn_helpers.errors import (
     UnknownColumnError,
     UnknownTrainIdError,
 )
-from agn_helpers.lightcurves import to_long
+from agn_helpers.lightcurves import clip_outliers, merge_bands, to_long, to_wide
 from agn_helpers.plotting import BAND_COLOURS, BAND_MARKERS, plot_light_curve
 from agn_helpers.store import TrainingSet, open_training_set
 
@@ -34,6 +35,7 @@ __all__ = [
     "BAND_MARKERS",
     "ClosedError",
     "DamagedStoreError",
+    "InvalidValueError",
     "LimitError",
     "NotATrainingSetError",
     "StoreNotFoundError",
@@ -44,9 +46,12 @@ __all__ = [
     "UnknownTrainIdError",
     "catalog_frame",
     "check_catalog",
+    "clip_outliers",
     "magnitude_to_flux",
+    "merge_bands",
     "open_training_set",
     "plot_light_curve",
     "published_rows",
     "to_long",
+    "to_wide",
 ]

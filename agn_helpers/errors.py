@@ -12,6 +12,7 @@ from collections.abc import Iterable
 __all__ = [
     "ClosedError",
     "DamagedStoreError",
+    "InvalidValueError",
     "LimitError",
     "NotATrainingSetError",
     "StoreNotFoundError",
@@ -65,6 +66,10 @@ class UnknownColumnError(TrainingSetError, KeyError):
 
 class UnknownBandError(TrainingSetError, ValueError):
     """No such band in this light curve."""
+
+
+class InvalidValueError(TrainingSetError, ValueError):
+    """An argument has a value that the function cannot work with."""
 
 
 def near(name: str, known: Iterable[str], n: int = 3) -> str:

@@ -1,21 +1,26 @@
 """One stored record array becomes one tidy light curve, one row per measurement, and back."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, check_bands
+from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, check_bands, check_names
+from agn_helpers.errors import InvalidValueError
 
-__all__ = ["bands_of", "to_long"]
+__all__ = ["bands_of", "clip_outliers", "merge_bands", "to_long", "to_wide"]
 
 RENAMED = {"psfmag": "mag", "psfmagerr": "magerr"}
 """Stored name, without its band, to the name in the long form."""
 
 # -99 marks a rejected epoch in these; in an offset (arcsec) it would be a number like any other.
 SENTINEL_IN = ("psfmag", "psfmagerr", "dered", "mjd", "modelmag", "modelmagerr")
+
+TO_SIGMA = 1.4826  # median absolute deviation to the standard deviation of a Gaussian
+
+FEWEST = 4  # of three measurements no two can outvote the third
 
 BAND_DTYPE = pd.CategoricalDtype(BANDS, ordered=True)
 
@@ -105,3 +110,243 @@ def to_long(record: npt.NDArray[Any], train_id: int, bands: Iterable[str] | None
                 whole = pd.arrays.IntegerArray(whole, whole == MISSING_INTEGER)
             columns[name] = whole
     return pd.DataFrame(columns)
+
+
+def to_wide(frame: pd.DataFrame) -> pd.DataFrame:
+    """Turn a long light curve back into one row per epoch, with the names that the store uses.
+
+    Use it where bands of one night belong together, for example for a colour. For nearly everything
+    else the long form is easier. It is the inverse of `to_long`, with NaN in place of -99.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        As `to_long` or `TrainingSet.light_curve` return it, of one quasar or of many, columns of your
+        own included.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by ``train_id`` and ``epoch`` (the row number as stored), in this order. Integer and text
+        columns (``run``) describe the epoch and stand first, once. All others exist per band: each gives
+        one column per band of `frame`, ``psfmag_g`` for ``mag`` and g. A value that no row holds is NaN.
+
+    Raises
+    ------
+    UnknownColumnError
+        If `frame` lacks ``train_id``, ``epoch`` or ``band``.
+    InvalidValueError
+        If two rows are the same measurement: one band of one epoch of one quasar.
+
+    Examples
+    --------
+    >>> stored = np.array([(51075.3, 19.1, 51075.31, 18.7), (51074.2, -99.0, 51074.21, 18.8)],
+    ...     dtype=[("mjd_g", "f8"), ("psfmag_g", "f8"), ("mjd_r", "f8"), ("psfmag_r", "f8")])
+    >>> wide = to_wide(to_long(stored, train_id=66))
+    >>> wide["psfmag_g"] - wide["psfmag_r"]
+    train_id  epoch
+    66        0        0.4
+              1        NaN
+    dtype: float64
+    """
+    key = ["train_id", "epoch"]
+    check_names([*key, "band"], frame, "this frame", "Pass what light_curve() returns.")
+    twice = frame.duplicated([*key, "band"])
+    if twice.any():
+        row = frame.loc[twice.to_numpy(), [*key, "band"]].iloc[0]
+        msg = (
+            f"train_id {row['train_id']}, epoch {row['epoch']}, band {row['band']} is in this frame "
+            f"more than once, so it has no one place. Look: frame[frame.duplicated({[*key, 'band']})]"
+        )
+        raise InvalidValueError(msg)
+    rest = [c for c in frame.columns if c not in (*key, "band")]
+    per_band = [c for c in rest if frame[c].dtype.kind in "fb"]
+    # The store has the magnitudes before the times, the long form the other way round.
+    per_band.sort(key=lambda c: ["mag", "magerr", "mjd"].index(c) if c in ("mag", "magerr", "mjd") else 3)
+    stored = {long: name for name, long in RENAMED.items()}
+    per_epoch = [c for c in rest if c not in per_band]
+    wide = frame[key + per_epoch].drop_duplicates(key).sort_values(key).set_index(key)
+    columns: dict[str, Any] = {}
+    for band in [b for b in BANDS if (frame["band"] == b).any()]:
+        rows = frame[frame["band"] == band].set_index(key)
+        for name in per_band:
+            values = rows[name].astype("boolean") if rows[name].dtype.kind == "b" else rows[name]
+            columns[f"{stored.get(name, name)}_{band}"] = values.reindex(wide.index)
+    order = sorted(columns, key=lambda c: per_band.index(RENAMED.get(c[:-2], c[:-2])))
+    return pd.concat([wide, pd.DataFrame({c: columns[c] for c in order}, index=wide.index)], axis=1)
+
+
+def clip_outliers(frame: pd.DataFrame, *, threshold: float = 4.0, window: int = 8) -> pd.DataFrame:
+    """Mark measurements that disagree with their neighbours in time; delete nothing.
+
+    Each measurement is compared with the median of its `window` nearest neighbours in the same band of
+    the same quasar: half of them before it and half after, or at an end of the light curve as many more
+    from the other side. It is marked if it differs by more than `threshold` times the largest of
+
+    - the scatter of all such differences in this light curve, 1.4826 times their median,
+    - the scatter of its own neighbours about their median, likewise,
+    - its own error ``magerr``.
+
+    The first is what the quasar usually does from one visit to the next; the second keeps a real rise or
+    fall, and points beside a long gap, from being marked. 1.4826 times the median deviation is the
+    standard deviation of a Gaussian (Rousseeuw & Croux 1993, JASA 88, 1273), and half of the points may be
+    bad before it fails.
+
+    Every clip costs something: it also marks real variability, more of it in quasars that vary more, and
+    overlooks bad points that are smaller than that. So it is never done unless you ask for it, and before
+    you drop what is marked, look at it. Measure the cost on your own data: plant outliers and count.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        As `TrainingSet.light_curve` returns it, of one quasar or of many: ``band``, ``mjd`` (days), ``mag``
+        (mag); ``train_id`` and ``magerr`` (mag) are used if there. Rows may stand in any order.
+    threshold : float
+        How many times the scatter is too much. Lower finds more and marks more good points.
+    window : int
+        Number of neighbours. Up to half of them, less one, may be bad nights in a row.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A copy of `frame`, same rows in the same order, with a boolean column ``outlier``. It is False for
+        rows without a time or a magnitude: they are missing, not wrong. Nothing is marked where fewer
+        than four measurements are left in a band: they cannot outvote a bad one.
+
+    Raises
+    ------
+    UnknownColumnError
+        If `frame` lacks ``band``, ``mjd`` or ``mag``.
+    InvalidValueError
+        If `threshold` is not positive or `window` is below 2.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"band": "g", "mjd": np.arange(10.0), "magerr": 0.02,
+    ...     "mag": [19.0, 19.01, 19.02, 19.0, 21.5, 19.01, 19.0, -99.0, 19.02, 19.01]})
+    >>> clip_outliers(frame).query("outlier")["mag"].tolist()
+    [21.5]
+    """
+    check_names(["band", "mjd", "mag"], frame, "this frame", "Pass what light_curve() returns.")
+    if not threshold > 0 or window < 2:
+        msg = f"threshold={threshold!r}, window={window!r}: both must be positive, window at least 2."
+        raise InvalidValueError(msg)
+    mag, mjd = frame["mag"].to_numpy(np.float64), frame["mjd"].to_numpy(np.float64)
+    usable = np.isfinite(mag) & np.isfinite(mjd) & (mag != MISSING_MAGNITUDE) & (mjd != MISSING_MAGNITUDE)
+    marked = np.zeros(len(frame), dtype=bool)
+    rows = np.flatnonzero(usable)
+    if rows.size:
+        # One number per light curve and band. The magnitude decides between equal times, so that the
+        # answer does not depend on the order of the rows.
+        keys = _light_curve_of(frame)
+        groups = frame[keys].iloc[rows].groupby(keys, observed=True, sort=False).ngroup().to_numpy()
+        order = np.lexsort((mag[rows], mjd[rows], groups))
+        rows, groups = rows[order], groups[order]
+        error = frame["magerr"].to_numpy(np.float64)[rows] if "magerr" in frame else np.zeros(rows.size)
+        centre, spread = _neighbours(mag[rows], groups, window)
+        difference = np.abs(mag[rows] - centre)
+        usual = TO_SIGMA * pd.Series(difference).groupby(groups).transform("median").to_numpy()
+        scatter = np.fmax(np.fmax(usual, TO_SIGMA * spread), error)
+        enough = np.bincount(groups)[groups] >= FEWEST
+        marked[rows] = enough & (difference > threshold * scatter)
+    return frame.assign(outlier=marked)
+
+
+def _light_curve_of(frame: pd.DataFrame) -> list[str]:
+    """Return the columns that tell one light curve in one band from another."""
+    return [c for c in ("train_id", "band") if c in frame]
+
+
+def _neighbours(
+    values: npt.NDArray[np.float64], groups: npt.NDArray[np.int64], window: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return median of each value's `window` neighbours, itself left out, and their median deviation.
+
+    `values` are ordered by group and time. NaN where a value has no neighbour.
+    """
+    n = values.size
+    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
+    sizes = np.diff(np.r_[starts, n])
+    first, size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
+    place = np.arange(n) - first
+    # At the ends of a light curve the window moves inwards, it never wraps around.
+    low = first + np.clip(place - window // 2, 0, np.maximum(size - window - 1, 0))
+    centre, spread = np.empty(n), np.empty(n)
+    step = 2**17  # bounds the memory for millions of rows
+    for begin in range(0, n, step):
+        part = slice(begin, begin + step)
+        at = low[part, None] + np.arange(window + 1)
+        inside = (at < (first + size)[part, None]) & (at != np.arange(n)[part, None])
+        near = np.where(inside, values[np.minimum(at, n - 1)], np.nan)
+        centre[part] = _row_median(near)
+        spread[part] = _row_median(np.abs(near - centre[part, None]))
+    return centre, spread
+
+
+def _row_median(table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return what `numpy.nanmedian` of each row does, without its loop over rows."""
+    table = np.sort(table, axis=1)
+    count = np.isfinite(table).sum(axis=1)
+    row = np.arange(len(table))
+    upper = np.minimum(count // 2, table.shape[1] - 1)
+    return np.asarray((table[row, np.maximum(count - 1, 0) // 2] + table[row, upper]) / 2.0)
+
+
+def merge_bands(
+    frame: pd.DataFrame, how: Literal["median", "mean"] = "median", bands: Iterable[str] | None = None
+) -> pd.DataFrame:
+    """Put all bands on one scale, magnitude minus its band's median, and in one time order.
+
+    It shows more epochs at once than any single band. It does not make one light curve of five: a quasar
+    varies more in blue bands than in red ones, lags between them, and bands that miss different nights
+    have different medians. Do not fit a timescale or an amplitude to merged bands.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        As `TrainingSet.light_curve` returns it, of one quasar or of many: ``band``, ``mjd`` (days), ``mag``
+        (mag); ``train_id`` and ``outlier`` are used if there.
+    how : {"median", "mean"}
+        What to subtract. The mean is drawn away by an outlier that is not marked.
+    bands : iterable of str, optional
+        Bands to merge; all by default.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of the chosen bands in time order per quasar, missing times last, with a new column ``dmag``
+        (mag): how much fainter than the middle of its band. Rows marked in a column ``outlier`` stay, but
+        do not count for the middle.
+
+    Raises
+    ------
+    UnknownColumnError
+        If `frame` lacks ``band``, ``mjd`` or ``mag``.
+    UnknownBandError
+        If one of `bands` is not in `frame`.
+    InvalidValueError
+        If `how` is neither ``"median"`` nor ``"mean"``.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"band": ["g", "g", "r", "r"], "mjd": [1.0, 3.0, 2.0, 4.0],
+    ...     "mag": [19.5, 19.0, 18.75, 18.5]})
+    >>> merge_bands(frame)[["band", "mjd", "dmag"]]
+      band  mjd   dmag
+    0    g  1.0  0.250
+    1    r  2.0  0.125
+    2    g  3.0 -0.250
+    3    r  4.0 -0.125
+    """
+    check_names(["band", "mjd", "mag"], frame, "this frame", "Pass what light_curve() returns.")
+    if how not in ("median", "mean"):
+        msg = f"how={how!r} is not a way to merge bands: pass how='median' or how='mean'."
+        raise InvalidValueError(msg)
+    present = [b for b in BANDS if (frame["band"] == b).any()]
+    chosen = frame[frame["band"].isin(check_bands(bands, present if len(frame) else BANDS))]
+    mag = chosen["mag"].replace(MISSING_MAGNITUDE, np.nan)
+    counted = mag.mask(chosen["outlier"].astype(bool)) if "outlier" in chosen else mag
+    middle = counted.groupby([chosen[c] for c in _light_curve_of(chosen)], observed=True).transform(how)
+    merged = chosen.assign(dmag=mag - middle)
+    by = [c for c in ("train_id", "mjd", "band") if c in merged]
+    return merged.sort_values(by, kind="stable", ignore_index=True)
