@@ -60,7 +60,7 @@ def plot_light_curve(
     >>> from agn_helpers import open_training_set
     >>> with open_training_set() as training_set:
     ...     ax = plot_light_curve(training_set.light_curve(0), bands=["g", "r"])
-    >>> ax.get_xlabel(), ax.yaxis_inverted()
+    >>> ax.get_xlabel(), bool(ax.yaxis_inverted())
     ('MJD (days)', True)
     """
     from matplotlib import pyplot as plt
