@@ -8,6 +8,7 @@ a published row. `sample_truth` tells what a reader's analysis should find again
 
 import dataclasses
 import functools
+import importlib.resources
 import itertools
 import json
 import math
@@ -15,7 +16,7 @@ import os
 import uuid
 import zipfile
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import platformdirs
 from numcodecs import Blosc
 from tqdm import tqdm
 
+from agn_helpers.catalog import AB_CORRECTION, SOFTENING, magnitude_to_flux, published_record
 from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, edition_2020
 from agn_helpers.errors import (
     LimitError,
@@ -60,7 +62,7 @@ _SYNTHETIC = (
 
 _WAVELENGTH = np.array([3551.0, 4686.0, 6166.0, 7480.0, 8932.0])  # Angstrom; Fukugita et al. 1996
 _WIDTH = np.array([560.0, 1390.0, 1370.0, 1530.0, 950.0])  # Angstrom; Gunn et al. 1998
-_SOFTENING = np.array([1.4, 0.9, 1.2, 1.8, 7.4]) * 1e-10  # b of asinh magnitudes; Lupton et al. 1999
+_SOFTENING = np.array(list(SOFTENING.values()))
 _EXTINCTION = np.array([1.0, 0.736, 0.534, 0.405, 0.287])  # A_b / A_u; MacLeod et al. 2012
 _MAG = 2.5 / math.log(10.0)
 
@@ -71,68 +73,24 @@ _PHOTON_MAG = np.array([17.18, 18.58, 18.53, 18.46, 16.99])
 _FLOOR = np.array([0.005, 0.004, 0.004, 0.005, 0.005])
 _REJECTED = np.array([0.045, 0.018, 0.003, 0.006, 0.018])
 
-# Redshift: 0, 0.2, 1, 2, then every 5 % to 90, then 93, 95, 97, 98, 99, 99.7, 100 % of MacLeod et al. (2012).
-_Z_LEVEL = np.array([0, 0.2, 1, 2, *range(5, 95, 5), 93, 95, 97, 98, 99, 99.7, 100]) / 100
-_Z = np.array([
-    0.08, 0.263, 0.367, 0.425, 0.542, 0.685, 0.821, 0.949, 1.056, 1.153, 1.252, 1.339, 1.425, 1.516, 1.587,
-    1.676, 1.769, 1.86, 1.959, 2.088, 2.229, 2.479, 2.697, 2.962, 3.237, 3.446, 3.79, 4.192, 5.088,
-])  # fmt: skip
-# In bins of redshift (MacLeod et al. 2012), all in 0.01: redshift; i corrected for extinction at 2, 16, 50,
-# 84 and 98 %; then for u-g, g-r, r-i, i-z the median and its distances to 16 and 84 %.
-_BY_REDSHIFT = np.array([
-    [42, 1639, 1790, 1886, 1953, 1984, 22, 13, 16, 8, 14, 23, 16, 17, 15, 28, 18, 21],
-    [57, 1727, 1855, 1952, 1993, 2011, 35, 13, 18, -2, 12, 22, 24, 11, 16, 5, 14, 15],
-    [68, 1735, 1869, 1946, 1996, 2035, 38, 12, 18, 2, 10, 12, 11, 13, 14, 9, 13, 15],
-    [78, 1756, 1881, 1954, 2010, 2058, 32, 14, 23, 5, 7, 13, -2, 12, 15, 19, 11, 16],
-    [88, 1762, 1870, 1960, 2007, 2063, 25, 12, 17, 10, 8, 10, -5, 8, 9, 15, 9, 16],
-    [98, 1755, 1875, 1957, 2007, 2052, 14, 11, 15, 22, 9, 11, -5, 7, 8, 9, 12, 12],
-    [105, 1801, 1886, 1959, 2006, 2062, 13, 12, 16, 26, 7, 10, -6, 7, 8, 1, 13, 13],
-    [113, 1789, 1871, 1957, 2001, 2053, 8, 11, 18, 27, 9, 13, -3, 7, 8, -5, 13, 14],
-    [121, 1754, 1866, 1957, 2003, 2051, 5, 15, 17, 28, 10, 13, 0, 7, 9, -8, 12, 16],
-    [128, 1770, 1879, 1960, 2003, 2050, 2, 14, 19, 29, 10, 14, 1, 7, 9, -5, 12, 11],
-    [135, 1779, 1873, 1954, 2007, 2054, 2, 15, 22, 29, 10, 15, 2, 7, 7, -5, 11, 12],
-    [141, 1802, 1890, 1957, 2004, 2046, 7, 14, 21, 22, 10, 19, 8, 7, 10, -3, 9, 11],
-    [149, 1768, 1866, 1944, 1998, 2040, 15, 12, 16, 17, 10, 16, 17, 6, 8, -3, 10, 9],
-    [155, 1770, 1878, 1966, 2005, 2041, 23, 13, 20, 13, 10, 17, 22, 7, 9, -4, 12, 14],
-    [160, 1787, 1878, 1954, 2003, 2036, 23, 12, 13, 9, 9, 14, 22, 6, 8, -2, 10, 11],
-    [167, 1768, 1886, 1963, 1996, 2029, 18, 12, 16, 5, 9, 17, 26, 7, 9, 0, 11, 11],
-    [173, 1774, 1876, 1955, 2000, 2046, 14, 11, 16, 4, 8, 15, 26, 9, 11, 2, 10, 11],
-    [180, 1791, 1878, 1955, 2003, 2036, 7, 11, 18, 3, 9, 14, 29, 8, 9, 0, 10, 11],
-    [188, 1784, 1880, 1955, 1998, 2026, 4, 13, 15, 4, 9, 13, 27, 9, 12, 4, 9, 12],
-    [196, 1793, 1892, 1953, 2007, 2032, 5, 12, 18, 7, 9, 11, 19, 9, 11, 14, 10, 11],
-    [206, 1782, 1879, 1952, 2004, 2044, 9, 12, 17, 8, 11, 15, 14, 8, 13, 20, 9, 11],
-    [216, 1789, 1880, 1965, 2007, 2039, 28, 15, 18, 9, 10, 14, 9, 8, 11, 21, 9, 11],
-    [229, 1783, 1884, 1960, 2008, 2053, 54, 14, 18, 7, 11, 18, 6, 8, 9, 22, 10, 13],
-    [250, 1775, 1897, 1963, 2016, 2062, 60, 14, 24, 10, 10, 18, 1, 7, 11, 22, 12, 13],
-    [275, 1779, 1890, 1970, 2018, 2062, 95, 33, 42, 15, 11, 13, 5, 10, 15, 9, 12, 15],
-    [310, 1819, 1888, 1977, 2023, 2060, 204, 65, 98, 27, 13, 18, 8, 12, 13, 4, 10, 13],
-    [351, 1801, 1909, 1979, 2012, 2051, 327, 107, 111, 84, 36, 28, 13, 9, 9, 7, 15, 13],
-    [409, 1817, 1916, 1978, 2011, 2055, 256, 176, 100, 150, 28, 70, 20, 12, 60, 7, 15, 18],
-]) / 100  # fmt: skip
 _RED_TAIL = np.array([0.88, 0.88, 0.6, 0.25])  # colours reach further to the red than a Gaussian
-# Along right ascension, 10 deg each from -60 to 60: quasars, median A_u, its scatter (ln), median epochs.
-_RA_COUNT = np.array([50, 555, 577, 803, 638, 932, 896, 901, 964, 1116, 1015, 811])
-_RA_A_U = np.array([44, 43, 31, 35, 27, 18, 13.3, 14.4, 15.8, 15.7, 36, 56]) / 100
-_RA_A_U_SCATTER = np.array([18, 20, 35, 23, 28, 17, 29, 31, 15, 16, 42, 29]) / 100
-_RA_EPOCHS = np.array([47, 53, 54, 54, 56, 58, 56, 58, 64, 67, 69, 66])
-
-# Nights per autumn of 1998 to 2007, mean and scatter of their day in the year (Sesar et al. 2010).
-_SEASONS = [
-    (2, 265, 3), (2, 287, 3), (3, 275, 2), (14, 293, 22), (14, 295, 14), (17, 294, 14), (17, 292, 18),
-    (56, 294, 20), (47, 287, 21), (32, 283, 17),
-]  # fmt: skip
 _FOCAL_PLANE = np.array([2.0, 4.0, 0.0, 1.0, 3.0])  # place of u, g, r, i, z: a star crosses r, i, u, z, g
 _CROSSING = 71.72  # seconds from one filter to the next; Gunn et al. 1998
 _LONGITUDE, _SIN_LAT, _COS_LAT = -105.8203, math.sin(0.572132), math.cos(0.572132)  # Apache Point
 
-# Refraction per tan(zenith distance) of a star-like spectrum is calibrated away; what is left of a quasar's
-# are its power law (arcsec, towards the zenith) and lines that pull a band's mean wavelength: wavelength
-# and rest equivalent width in Angstrom (Vanden Berk et al. 2001); effect: Kaczmarczik et al. 2009.
+# Refraction per tan(zenith distance) of a star-like spectrum is calibrated away. What is left of a quasar's:
+# its power law (arcsec towards the zenith, a guess), and lines that pull a band's mean wavelength.
 _DCR_CONTINUUM = np.array([0.045, 0.015, 0.0, -0.004, -0.006])
-_DCR_SLOPE = np.array([9.8e-4, 4.5e-4, 1.9e-4, 1.1e-4, 0.7e-4])  # arcsec per Angstrom, blue side up
-_LINES = np.array(
-    [[1216, 90], [1549, 24], [1909, 21], [2800, 32], [4861, 46], [5007, 15], [6563, 195]], dtype=float
-)
+_DCR_SLOPE = np.array([9.8, 4.5, 1.9, 1.1, 0.7]) * 1e-4  # arcsec per Angstrom; air of Apache Point
+
+
+@functools.cache
+def _statistics(name: str) -> Floats:
+    """Return a table of ``sample_statistics.json``, which names its source."""
+    file = importlib.resources.files("agn_helpers").joinpath("sample_statistics.json")
+    table = np.array(json.loads(file.read_text("utf-8"))[name], dtype=np.float64)
+    table.flags.writeable = False
+    return table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,10 +162,10 @@ def _observing_log(seed: int) -> Floats:
     """Return one row per night: MJD of midnight UT, hour angle of the scan (deg), strip (0 S, 1 N)."""
     rng = np.random.default_rng([seed, 0, 0])
     days = []
-    for year, (count, mean, scatter) in enumerate(_SEASONS, start=1998):
-        drawn = np.unique(np.round(mean + scatter * rng.standard_normal(3 * count)))
+    for year, count, mean, scatter in _statistics("seasons").tolist():
+        drawn = np.unique(np.round(mean + scatter * rng.standard_normal(3 * int(count))))
         start = 50814 + 365 * (year - 1998) + (year - 1997) // 4  # MJD of 1 January
-        days.append(start - 1 + np.sort(drawn[np.argsort(rng.random(drawn.size))[:count]]))
+        days.append(start - 1 + np.sort(drawn[np.argsort(rng.random(drawn.size))[: int(count)]]))
     day = np.concatenate(days)
     hour_angle = np.clip(16.0 * rng.standard_normal(day.size), -40.0, 40.0)
     return np.column_stack([day, hour_angle, rng.random(day.size) < 0.5])
@@ -233,8 +191,8 @@ def _variability(z: float, i_dered: float, rng: np.random.Generator) -> tuple[fl
     n = rng.standard_normal(3)
     log_mass = 2.0 - 0.27 * m_i + (0.58 + 0.011 * m_i) * n[0]  # MacLeod et al. 2010, section 5
     rest = np.log10(_WAVELENGTH / (1.0 + z) / 4000.0)
-    log_tau = 2.4 + 0.17 * rest[2] + 0.03 * (m_i + 23.0) + 0.21 * (log_mass - 9.0) + 0.3 * n[1]
-    log_sf = -0.51 - 0.479 * rest + 0.131 * (m_i + 23.0) + 0.18 * (log_mass - 9.0) + 0.16 * n[2]
+    log_tau = 2.65 + 0.17 * rest[2] + 0.03 * (m_i + 23.0) + 0.21 * (log_mass - 9.0) + 0.4 * n[1]
+    log_sf = -0.42 - 0.479 * rest + 0.131 * (m_i + 23.0) + 0.18 * (log_mass - 9.0) + 0.16 * n[2]
     return float(10.0**log_tau * (1.0 + z)), np.asarray(10.0**log_sf)
 
 
@@ -283,29 +241,27 @@ def _healpix12(ra: float, dec: float) -> int:
 
 
 def _published_row(train_id: int) -> dict[str, Any] | None:
-    for row in edition_2020()["published_rows"]:
-        if row["train_id"] == str(train_id):
-            kinds = {name: np.dtype(kind).kind for name, kind in edition_2020()["catalog_fields"]}
-            turn: dict[str, Callable[[str], Any]] = {"i": int, "f": float, "U": str}
-            return {name: turn[kinds[name]](value or "nan") for name, value in row.items()}
-    return None
+    rows = published_record()
+    match = rows[rows["train_id"] == train_id]
+    return dict(zip(match.dtype.names or (), match[0].item(), strict=True)) if match.size else None
 
 
-def _by_band(name: str, values: Floats, digits: int = 6) -> dict[str, float]:
+def _by_band(name: str, values: Iterable[float], digits: int = 6) -> dict[str, float]:
     return {name.format(b): round(float(v), digits) for b, v in zip(BANDS, values, strict=True)}
 
 
 def _invented_row(train_id: int, rng: np.random.Generator) -> tuple[dict[str, Any], Floats]:
     """Return a catalogue row without its ``lcN``, and the mean magnitude per band."""
     u, n = rng.random(24), rng.standard_normal(40)
-    ra = float(np.interp(u[0], np.cumsum(_RA_COUNT) / _RA_COUNT.sum(), np.arange(-50.0, 61.0, 10.0)))
-    if u[0] < _RA_COUNT[0] / _RA_COUNT.sum():
-        ra = -60.0 + 10.0 * float(u[0]) * _RA_COUNT.sum() / _RA_COUNT[0]
+    by_ra = _statistics("by_ra").T
+    share = np.concatenate([[0.0], np.cumsum(by_ra[1])]) / by_ra[1].sum()
+    east = float(np.interp(u[0], share, np.arange(-60.0, 61.0, 10.0)))
     dec = round(2.532 * float(u[1]) - 1.266, 6)
-    z = round(float(np.interp(u[2], _Z_LEVEL, _Z)), 6)
-    place = float(np.interp(z, _BY_REDSHIFT[:, 0], np.arange(len(_BY_REDSHIFT))))
-    low = min(int(place), len(_BY_REDSHIFT) - 2)
-    bins = _BY_REDSHIFT[low] * (low + 1 - place) + _BY_REDSHIFT[low + 1] * (place - low)
+    z = round(float(np.interp(100.0 * u[2], *_statistics("redshift").T)), 6)
+    by_z = _statistics("by_redshift") / 100.0
+    place = float(np.interp(z, by_z[:, 0], np.arange(len(by_z))))
+    low = min(int(place), len(by_z) - 2)
+    bins = by_z[low] * (low + 1 - place) + by_z[low + 1] * (place - low)
     q = bins[1:6]
     steps = [q[0] - 1.1 * (q[1] - q[0]), *q, q[4] + 0.9 * (q[4] - q[3])]
     i_dered = float(np.interp(n[0], [-3.3, -2.054, -0.994, 0.0, 0.994, 2.054, 3.0], steps))
@@ -314,15 +270,13 @@ def _invented_row(train_id: int, rng: np.random.Generator) -> tuple[dict[str, An
     table = bins[6:].reshape(4, 3)
     color = table[:, 0] + score * np.where(score < 0.0, table[:, 1], table[:, 2])
     dered = i_dered + np.array([color[:3].sum(), color[1:3].sum(), color[2], 0.0, -color[3]])
-    ten = (ra + 55.0) / 10.0
-    where = np.arange(12.0)
-    a_u = float(np.interp(ten, where, _RA_A_U))
-    a_u *= math.exp(float(np.interp(ten, where, _RA_A_U_SCATTER)) * float(n[6]))
+    a_u = float(np.interp(east, by_ra[0], by_ra[2]))
+    a_u *= math.exp(float(np.interp(east, by_ra[0], by_ra[3])) * float(n[6]))
     mean = dered + a_u * _EXTINCTION
     flux = _flux(mean)
     err = np.maximum(_magnitude_error(flux, _flux_error(flux)) / math.sqrt(24.0), 0.0015)
     err = err * np.exp(0.15 * n[7:12])
-    ra = round(ra % 360.0, 6)
+    ra = round(east % 360.0, 6)
     row: dict[str, Any] = {"train_id": train_id, "ra_sdss": ra, "dec_sdss": dec, "z": z}
     row |= {"sdssj": _designation(ra, dec), "z_err": round(3e-4 * (1 + z) * math.exp(0.5 * n[12]), 6)}
     row |= _by_band("psfmag_{}", mean + err * n[13:18]) | _by_band("psfmagerr_{}", err)
@@ -397,10 +351,9 @@ def _derived(row: dict[str, Any]) -> dict[str, float]:
     out: dict[str, float] = {f"dered_{b}": v for b, v in dered.items()}
     for k, (blue, red) in enumerate(itertools.pairwise(BANDS)):
         out[f"stdColor[{k}]"] = round(dered[blue] - dered[red], 6)
-    # AB magnitudes: u_AB = u - 0.04, z_AB = z + 0.02 (SDSS, DR7 flux calibration); 3631 Jy in nJy.
-    ab = np.array(list(dered.values())) + np.array([-0.04, 0.0, 0.0, 0.0, 0.02])
     # Four digits: the fifth differs between processors' sinh, and the sample must not.
-    return out | _by_band("psFlux[{}]", 3631e9 * _flux(ab), digits=4)
+    flux = [float(magnitude_to_flux(m + AB_CORRECTION.get(b, 0.0), b)) for b, m in dered.items()]
+    return out | _by_band("psFlux[{}]", flux, digits=4)
 
 
 def _source(train_id: int, seed: int, log: Floats) -> _Source:
@@ -417,16 +370,16 @@ def _source(train_id: int, seed: int, log: Floats) -> _Source:
 
     rng = np.random.default_rng([seed, train_id, 2])
     fraction = _fraction_of_day(row["ra_sdss"], log)
-    dark = (fraction > 0.075) & (fraction < 0.46)
+    dark = (fraction > 0.11) & (fraction < 0.41)
     strip = int((row["dec_sdss"] + 1.266) / 0.2112) % 2
     u, scatter = rng.random(2), rng.standard_normal()
     if "lcN" not in row:
-        east = (row["ra_sdss"] + 180.0) % 360.0 - 180.0
-        count = float(np.interp(east, np.arange(-55.0, 56.0, 10.0), _RA_EPOCHS)) + 3.5 * scatter
-        if u[0] < 0.03:  # at the edge of the survey or of a column
+        east, by_ra = (row["ra_sdss"] + 180.0) % 360.0 - 180.0, _statistics("by_ra").T
+        count = float(np.interp(east, by_ra[0], by_ra[4])) + 3.5 * scatter
+        if u[0] < 0.035:  # at the edge of the survey or of a column
             count = 3.0 + 37.0 * u[1]
-        elif u[0] > 0.965:  # where the strips overlap
-            count *= 1.6 + 0.3 * u[1]
+        elif u[0] > 0.96:  # where the strips overlap
+            count *= 1.7 + 0.3 * u[1]
         row["lcN"] = int(min(max(count, 3.0), dark.sum()))
     # Dark nights of the own strip first, by chance among equals; the order they come in is not time's.
     rank = rng.random(log.shape[0]) + (log[:, 2] != strip) + 2.0 * ~dark
@@ -443,8 +396,9 @@ def _source(train_id: int, seed: int, log: Floats) -> _Source:
 
 def _chromatic_refraction(z: float) -> Floats:
     """Return by how many arcsec per tan(zenith distance) each band lies nearer to the zenith than r."""
-    shift = _LINES[:, :1] * (1.0 + z) - _WAVELENGTH
-    weight = _LINES[:, 1:] * (1.0 + z) / _WIDTH * (np.abs(shift) < _WIDTH / 2.0)
+    rest, width = _statistics("lines").T[:, :, None] * (1.0 + z)
+    shift = rest - _WAVELENGTH
+    weight = width / _WIDTH * (np.abs(shift) < _WIDTH / 2.0)
     pull = np.sum(weight * shift, axis=0) / (1.0 + np.sum(weight, axis=0))
     toward_zenith = _DCR_CONTINUUM - _DCR_SLOPE * pull
     return np.asarray(toward_zenith - toward_zenith[2])
@@ -461,8 +415,10 @@ def _light_curve(source: _Source, train_id: int, seed: int, log: Floats) -> npt.
     walk = damped_random_walk(mjd[:, 2], source.tau, 1.0, rng)
     flux = _flux(source.mean + source.sf_inf * walk[:, None])
     seeing = rng.standard_normal((n, 1))
-    factor = 0.22 * seeing + 0.08 * np.maximum(seeing, 0.0) ** 2 + 0.08 * rng.standard_normal((n, 5))
-    error = _flux_error(flux) * np.exp(factor)
+    stretch = np.where(seeing < 0.0, 0.16 * seeing, 0.3 * seeing + 0.06 * seeing**2)
+    # One night in five is not quite clear: its calibration adds 2 per cent to every error.
+    error = _flux_error(flux) * np.exp(stretch + 0.08 * rng.standard_normal((n, 5)))
+    error = np.hypot(error, np.where(rng.random((n, 1)) < 0.22, 0.018, 0.0) / _MAG * np.abs(flux))
     measured = flux + error * rng.standard_normal((n, 5))
     mag = _magnitude(measured) + source.outlier
     magerr = _magnitude_error(measured, error)
