@@ -16,11 +16,18 @@ RENAMED = {"psfmag": "mag", "psfmagerr": "magerr"}
 """Stored name, without its band, to the name in the long form."""
 
 # -99 marks a rejected epoch in these; in an offset (arcsec) it would be a number like any other.
-SENTINEL_IN = ("psfmag", "psfmagerr", "dered", "mjd", "modelmag", "modelmagerr")
+SENTINEL_IN = ("mag", "magerr", "dered", "mjd", "modelmag", "modelmagerr")
+
+PER_BAND = tuple(f"_{b}" for b in BANDS)
+
+KEYS = ("train_id", "epoch", "band")
+"""What tells one measurement from another; always the first columns of the long form."""
 
 TO_SIGMA = 1.4826  # median absolute deviation to the standard deviation of a Gaussian
 
 FEWEST = 4  # of three measurements no two can outvote the third
+
+STEP = 2**17  # rows at a time, so that millions of them need little memory
 
 BAND_DTYPE = pd.CategoricalDtype(BANDS, ordered=True)
 
@@ -31,13 +38,12 @@ def bands_of(record: npt.NDArray[Any]) -> list[str]:
     return [b for b in BANDS if f"mjd_{b}" in names]
 
 
-def _stems(names: Iterable[str], bands: Iterable[str]) -> list[str]:
-    """Return the quantities that exist per band, in stored order: psfmag, psfmagerr, mjd ..."""
-    ends = tuple(f"_{b}" for b in bands)
-    return list(dict.fromkeys(n[:-2] for n in names if n.endswith(ends)))
-
-
-def to_long(record: npt.NDArray[Any], train_id: int, bands: Iterable[str] | None = None) -> pd.DataFrame:
+def to_long(
+    record: npt.NDArray[Any],
+    train_id: int,
+    bands: Iterable[str] | None = None,
+    columns: Iterable[str] | None = None,
+) -> pd.DataFrame:
     """Turn one stored light curve into one row per measurement, in time order within each band.
 
     The store keeps one row per night with five bands side by side, each with its own time. Nearly
@@ -52,6 +58,8 @@ def to_long(record: npt.NDArray[Any], train_id: int, bands: Iterable[str] | None
         Goes into the column of this name.
     bands : iterable of str, optional
         Bands to keep; all by default.
+    columns : iterable of str, optional
+        Columns to keep after ``train_id``, ``epoch`` and ``band``; all by default.
 
     Returns
     -------
@@ -65,6 +73,8 @@ def to_long(record: npt.NDArray[Any], train_id: int, bands: Iterable[str] | None
     ------
     UnknownBandError
         If one of `bands` is not in this light curve.
+    UnknownColumnError
+        If one of `columns` is not in it.
 
     Examples
     --------
@@ -77,39 +87,107 @@ def to_long(record: npt.NDArray[Any], train_id: int, bands: Iterable[str] | None
     2        66      1    r  51074.21  18.8
     3        66      0    r  51075.31  18.7
     """
-    names = record.dtype.names or ()
-    chosen = check_bands(bands, bands_of(record))
-    chosen.sort(key=BANDS.index)
-    n = len(record)
-    stems = _stems(names, BANDS)
-    values: dict[str, npt.NDArray[np.float64]] = {}
-    for stem in stems:
-        out = np.full(n * len(chosen), np.nan)
+    whole = (np.array([train_id]), np.array([len(record)]), record)
+    return long_frame(record.dtype, [whole], len(record), bands, columns)
+
+
+def long_plan(
+    dtype: np.dtype[Any], bands: Iterable[str] | None, columns: Iterable[str] | None
+) -> tuple[list[str], dict[str, str | list[str | None]]]:
+    """Return the bands and what each column of the long form is made of.
+
+    That is one stored name for a column that is there once per epoch, else one name per band, None for
+    a band that lacks it.
+    """
+    names = dtype.names or ()
+    chosen = sorted(check_bands(bands, [b for b in BANDS if f"mjd_{b}" in names]), key=BANDS.index)
+    stems = dict.fromkeys(n[:-2] for n in names if n.endswith(PER_BAND))
+    first = [s for s in ("mjd", "psfmag", "psfmagerr") if s in stems]
+    sources: dict[str, str | list[str | None]] = {}
+    for stem in dict.fromkeys([*first, *stems]):
+        of_bands = [f"{stem}_{b}" for b in chosen]
+        sources[RENAMED.get(stem, stem)] = [n if n in names else None for n in of_bands]
+    sources.update({n: n for n in names if not n.endswith(PER_BAND) and n not in KEYS})
+    if columns is not None:
+        wanted = [columns] if isinstance(columns, str) else list(columns)
+        check_names(wanted, [*KEYS, *sources], "a light curve", f"It has {', '.join(sources)}.")
+        sources = {c: sources[c] for c in wanted if c not in KEYS}
+    return chosen, sources
+
+
+def long_frame(
+    dtype: np.dtype[Any],
+    pieces: Iterable[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Any]],
+    n_epochs: int,
+    bands: Iterable[str] | None = None,
+    columns: Iterable[str] | None = None,
+) -> pd.DataFrame:
+    """Return what `to_long` says, for many light curves of one `dtype` at once.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        Of the stored records.
+    pieces : iterable of (ids, lengths, table)
+        Some light curves each: their ids, their numbers of epochs, and their epochs end to end, where
+        ``table[name]`` is one stored column.
+    n_epochs : int
+        Sum of all lengths. The columns are made once, at full size: joining parts would take twice the
+        memory.
+    bands, columns : iterable of str, optional
+        As in `to_long`.
+    """
+    chosen, sources = long_plan(dtype, bands, columns)
+    n_bands = len(chosen)
+    codes = np.array([BANDS.index(b) for b in chosen], dtype=np.int8)
+    out: dict[str, Any] = {k: np.empty(n_epochs * n_bands, np.int64) for k in KEYS[:2]}
+    out["band"] = np.empty(n_epochs * n_bands, np.int8)
+    for name, source in sources.items():
+        kind = dtype[source].newbyteorder("=") if isinstance(source, str) else np.dtype(np.float64)
+        out[name] = np.empty(n_epochs * n_bands, kind)
+    stop = 0
+    for ids, lengths, table in pieces:
+        n = int(lengths.sum())
+        if not n:
+            continue
+        here = slice(stop, stop := stop + n * n_bands)
+        start = np.repeat(np.cumsum(lengths) - lengths, lengths)
+        size = np.repeat(lengths, lengths)
+        # Each band's times in order, light curve by light curve, give for each place of the long form
+        # where its value stands in (band, epoch).
+        take = np.empty(n * n_bands, np.intp)
+        inside = np.arange(lengths.max()) < lengths[:, None]
         for i, band in enumerate(chosen):
-            if f"{stem}_{band}" in names:
-                out[i * n : (i + 1) * n] = record[f"{stem}_{band}"]
-        if stem in SENTINEL_IN:
-            out[out == MISSING_MAGNITUDE] = np.nan
-        values[stem] = out
-    codes = np.repeat(np.array([BANDS.index(b) for b in chosen], dtype=np.int8), n)
-    # lexsort puts NaN last; the epoch decides between equal times, so the order is always the same.
-    order = np.lexsort((values["mjd"], codes)) if "mjd" in values else np.arange(n * len(chosen))
-    epoch = np.tile(np.arange(n), len(chosen))[order]
-    columns: dict[str, Any] = {
-        "train_id": np.full(n * len(chosen), train_id, dtype=np.int64),
-        "epoch": epoch,
-        "band": pd.Categorical.from_codes(codes[order], dtype=BAND_DTYPE, validate=False),
-    }
-    first = [s for s in ("mjd", "psfmag", "psfmagerr") if s in values]
-    for stem in first + [s for s in stems if s not in first]:
-        columns[RENAMED.get(stem, stem)] = values[stem][order]
-    for name in names:
-        if not (name[-2:-1] == "_" and name[-1] in BANDS):
-            whole = record[name][epoch]
-            if whole.dtype.kind in "iu":
-                whole = pd.arrays.IntegerArray(whole, whole == MISSING_INTEGER)
-            columns[name] = whole
-    return pd.DataFrame(columns)
+            grid = np.full(inside.shape, np.nan)
+            grid[inside] = _measured("mjd", table[f"mjd_{band}"])
+            # A stable sort puts NaN last and leaves equal times as stored, so the order is always the same.
+            order = np.argsort(grid, axis=1, kind="stable")[inside] + start
+            take[np.arange(n) + (n_bands - 1) * start + i * size] = order + i * n
+        row = take % n
+        out["train_id"][here] = np.repeat(ids, lengths * n_bands)
+        out["epoch"][here] = (np.arange(n) - start)[row]
+        out["band"][here] = codes[take // n]
+        for name, source in sources.items():
+            if isinstance(source, str):
+                out[name][here] = table[source][row]
+                continue
+            values = np.full((n_bands, n), np.nan)
+            for i, stored in enumerate(source):
+                if stored is not None:
+                    values[i] = _measured(name, table[stored])
+            np.take(values.ravel(), take, out=out[name][here], mode="clip")  # "raise" would copy
+    out["band"] = pd.Categorical.from_codes(out["band"], dtype=BAND_DTYPE, validate=False)
+    for name, source in sources.items():
+        if isinstance(source, str) and out[name].dtype.kind in "iu":
+            out[name] = pd.arrays.IntegerArray(out[name], out[name] == MISSING_INTEGER)
+    return pd.DataFrame(out, copy=False)
+
+
+def _measured(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return `values` with NaN for the sentinel, where column `name` has one."""
+    if name in SENTINEL_IN:
+        return np.where(values == MISSING_MAGNITUDE, np.nan, values)
+    return values
 
 
 def to_wide(frame: pd.DataFrame) -> pd.DataFrame:
@@ -272,9 +350,8 @@ def _neighbours(
     # At the ends of a light curve the window moves inwards, it never wraps around.
     low = first + np.clip(place - window // 2, 0, np.maximum(size - window - 1, 0))
     centre, spread = np.empty(n), np.empty(n)
-    step = 2**17  # bounds the memory for millions of rows
-    for begin in range(0, n, step):
-        part = slice(begin, begin + step)
+    for begin in range(0, n, STEP):
+        part = slice(begin, begin + STEP)
         at = low[part, None] + np.arange(window + 1)
         inside = (at < (first + size)[part, None]) & (at != np.arange(n)[part, None])
         near = np.where(inside, values[np.minimum(at, n - 1)], np.nan)
