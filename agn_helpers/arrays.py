@@ -3,222 +3,52 @@
 Zarr-Python 3 needs milliseconds to open an array, and a training set holds one small array per quasar.
 This room reads the same bytes directly: find the zip member or file, verify its checksum, decode it with
 numcodecs. What it does not know (sharding, unusual data types) it hands to Zarr itself, so the answer is
-always Zarr's answer, or an error. The rest of the module does not know how it is done: it calls `read`.
+always Zarr's answer, or an error. The rest of the module does not know how it is done.
 
 Nothing that a store declares is believed before it is checked: sizes are bounded before memory is
 allocated, and no codec that could run code is ever called.
 """
 
-import bz2
 import functools
 import json
-import lzma
 import math
-import os
 import re
-import stat
-import struct
-import threading
-import zipfile
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal
 
-import numcodecs
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.abc.store import Store
 
-from agn_helpers.errors import (
-    DamagedStoreError,
-    LimitError,
-    NotATrainingSetError,
-    StoreNotFoundError,
-    TrainingSetError,
-)
+from agn_helpers.codecs import Decoder, decoder
+from agn_helpers.errors import DamagedStoreError, LimitError, NotATrainingSetError, TrainingSetError
+from agn_helpers.members import ZipMembers, open_members
 
-__all__ = ["MAX_BYTES", "StoredArrays"]
+__all__ = ["MAX_BYTES", "Layout", "StoredArrays"]
 
 MAX_BYTES = 2**30
 """Largest array, in bytes, that is read unless the caller allows more (the real set needs 12 MB)."""
 
 MAX_CHUNKS = 2**20
 MAX_METADATA = 2**24
-MAX_MEMBERS = 2**22
-
-Buffer = bytes | memoryview
-Decoder = Callable[[Any], Any]
-
-
-class Members(Protocol):
-    """Where a store's bytes come from. Names are relative to the store, with '/' between parts."""
-
-    def read(self, name: str, limit: int) -> Buffer | None:
-        """Return the bytes of one member, None where there is none."""
-
-    def children(self, group: str) -> list[str]:
-        """Return the names directly below `group` that may be arrays or groups."""
-
-    def zarr_store(self) -> Store:
-        """Return a read-only Zarr store over the same bytes."""
-
-    def close(self) -> None:
-        """Let go of the file."""
-
-
-class ZipMembers:
-    """Members of one zip, each verified against the checksum that the zip stores for it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("rb", buffering=0)
-        try:
-            self._zip = zipfile.ZipFile(path)
-            infos = self._zip.infolist()
-            if len(infos) > MAX_MEMBERS:
-                msg = f"{path} lists {len(infos)} members, more than {MAX_MEMBERS}: not read."
-                raise LimitError(msg)
-            self._infos = {i.filename: i for i in infos}
-        except TrainingSetError:
-            self._file.close()
-            raise
-        except Exception as e:  # zipfile answers a hostile directory with errors of many kinds
-            self._file.close()
-            msg = (
-                f"{path} cannot be read as a zip: {e}. It is empty, a broken download, or a writer "
-                f"never closed it. Fetch it again and compare sizes: ls -l {path}"
-            )
-            raise DamagedStoreError(msg) from e
-        self._lock = threading.Lock()
-        if len(self._infos) != len(infos):
-            self.close()
-            msg = f"{path} stores a name twice, so what it holds is ambiguous. Ask for a clean copy."
-            raise DamagedStoreError(msg)
-
-    def _at(self, offset: int, n: int) -> bytes:
-        if hasattr(os, "pread"):  # no shared file position, so threads need no lock
-            return os.pread(self._file.fileno(), n, offset)
-        with self._lock:
-            self._file.seek(offset)
-            return self._file.read(n)
-
-    def read(self, name: str, limit: int) -> Buffer | None:
-        info = self._infos.get(name)
-        if info is None:
-            return None
-        if info.file_size > limit:
-            msg = f"{self.path}: {name} unpacks to {info.file_size} bytes, more than {limit}."
-            raise LimitError(msg)
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            try:
-                return self._zip.read(info)
-            except Exception as e:  # encrypted, unknown method, bad checksum: zipfile's own words
-                raise self._damaged(name, str(e)) from e
-        # One read usually fetches the local header, whose length varies, and the data behind it.
-        block = self._at(info.header_offset, 30 + len(name) + info.compress_size + 64)
-        if len(block) < 30 or block[:4] != b"PK\3\4":
-            raise self._damaged(name, "no member at its offset; did the file change while open?")
-        start = 30 + sum(struct.unpack_from("<HH", block, 26))
-        if start + info.compress_size > len(block):
-            block = self._at(info.header_offset, start + info.compress_size)
-        data = memoryview(block)[start : start + info.compress_size]
-        if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
-            raise self._damaged(name, "the stored checksum does not match")
-        return data
-
-    def _damaged(self, name: str, why: str) -> DamagedStoreError:
-        return DamagedStoreError(f"{self.path}: {name}: {why}. Fetch the file again.")
-
-    def children(self, group: str) -> list[str]:
-        n = len(group) + 1
-        ends = ("/.zarray", "/.zgroup", "/zarr.json")
-        heads = {
-            k[n : k.rindex("/")]
-            for k in self._infos
-            if k.startswith(f"{group}/") and k.endswith(ends)
-        }
-        return [h for h in heads if h and "/" not in h]
-
-    def top_folders(self) -> set[str]:
-        """Return the folders at the top, to recognise a zip of the folder instead of its contents."""
-        return {k.split("/", 1)[0] for k in self._infos if "/" in k}
-
-    def zarr_store(self) -> Store:
-        return zarr.storage.ZipStore(self.path, mode="r")
-
-    def close(self) -> None:
-        self._file.close()
-        self._zip.close()
-
-
-class FolderMembers:
-    """Members of a store that is a folder: one file each, and no checksum."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._real = os.path.realpath(path)
-
-    def read(self, name: str, limit: int) -> Buffer | None:
-        full = os.path.join(self._real, *name.split("/"))
-        try:
-            if os.path.realpath(full) != full:
-                msg = f"{self.path}: {name} is a link that leads elsewhere; it is not followed."
-                raise DamagedStoreError(msg)
-            with open(full, "rb") as f:
-                status = os.fstat(f.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise DamagedStoreError(f"{self.path}: {name} is not an ordinary file.")
-                if status.st_size > limit:
-                    msg = f"{self.path}: {name} holds {status.st_size} bytes, more than {limit}."
-                    raise LimitError(msg)
-                return f.read(status.st_size + 1)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as e:
-            msg = f"{self.path}: {name} cannot be read ({e.strerror}). Check its permissions."
-            raise DamagedStoreError(msg) from e
-
-    def children(self, group: str) -> list[str]:
-        try:
-            with os.scandir(os.path.join(self._real, group)) as entries:
-                return [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-        except FileNotFoundError:
-            return []
-
-    def zarr_store(self) -> Store:
-        return zarr.storage.LocalStore(self.path, read_only=True)
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One array's metadata, checked. `decoders` stand in decoding order."""
+    """One array's metadata, checked. Where `decoders` is None, Zarr itself must read the array."""
 
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     dtype: np.dtype[Any]
     stored: np.dtype[Any]
-    order: Literal["C", "F"]
-    decoders: tuple[Decoder, ...]
-    prefix: str
-    separator: str
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
-class Parsed(NamedTuple):
-    """Layout, or None where Zarr itself must read the array, and the bytes that it declares."""
-
-    layout: Layout | None
-    nbytes: int
+    decoders: tuple[Decoder, ...] | None
+    order: Literal["C", "F"] = "C"
+    prefix: tuple[str, ...] = ()
+    separator: str = "."
 
 
 class StoredArrays:
@@ -241,18 +71,23 @@ class StoredArrays:
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self.path, self.missing_chunks, self.max_bytes = path, missing_chunks, max_bytes
-        self.members = _open_members(path)
-        self.format: Literal[2, 3] = 3 if self._document("zarr.json") is not None else 2
-        if self.format == 2 and self._document(".zgroup") is None:
-            inner = self.members.top_folders() if isinstance(self.members, ZipMembers) else set()
+        self.members = open_members(path)
+        try:
+            self.format: Literal[2, 3] = 3 if self._document("zarr.json") is not None else 2
+            if self.format == 2 and self._document(".zgroup") is None:
+                raise NotATrainingSetError(f"{path} is not a Zarr group. {self._hint()}")
+        except TrainingSetError:
             self.close()
-            hint = (
-                f" The zip holds the folder {min(inner)!r}: zip the folder's contents instead, "
-                f"(cd {min(inner)} && zip -r0 ../store.zarr.zip .)"
-                if len(inner) == 1
-                else " Look at what it holds: a Zarr group has a .zgroup or zarr.json at its top."
-            )
-            raise NotATrainingSetError(f"{path} is not a Zarr group.{hint}")
+            raise
+
+    def _hint(self) -> str:
+        inner = self.members.top_folders() if isinstance(self.members, ZipMembers) else set()
+        if len(inner) != 1:
+            return "Look at what it holds: a Zarr group has a .zgroup or zarr.json at its top."
+        return (
+            f"The zip holds the folder {min(inner)!r}: zip the folder's contents instead, "
+            f"(cd {min(inner)} && zip -r0 ../store.zarr.zip .)"
+        )
 
     def close(self) -> None:
         self.members.close()
@@ -261,12 +96,12 @@ class StoredArrays:
         return self.members.zarr_store()
 
     def _document(self, name: str) -> bytes | None:
-        raw = self.members.read(name, MAX_METADATA)
+        raw = self.members.read(name.lstrip("/"), MAX_METADATA)
         return None if raw is None else bytes(raw)
 
     def attrs(self, path: str = "") -> dict[str, Any]:
         """Return the attributes of a group or array as a new dictionary."""
-        name = f"{path}/" * bool(path) + (".zattrs" if self.format == 2 else "zarr.json")
+        name = f"{path}/{'.zattrs' if self.format == 2 else 'zarr.json'}"
         raw = self._document(name)
         document = {} if raw is None else _json(raw, f"{self.path}: {name}")
         attrs = document if self.format == 2 else document.get("attributes", {})
@@ -290,25 +125,32 @@ class StoredArrays:
         """Return the names below `group`, in text order, without opening any of them."""
         return sorted(self.members.children(group))
 
-    def _parsed(self, path: str) -> Parsed | None:
+    def layout(self, path: str) -> Layout:
+        """Return shape, dtype and what else it takes to read the array at `path`.
+
+        Raises
+        ------
+        KeyError
+            If there is no array at `path`.
+        DamagedStoreError
+            If its metadata is not what Zarr allows, or asks for too much.
+        """
         name = f"{path}/{'.zarray' if self.format == 2 else 'zarr.json'}"
         raw = self._document(name)
         if raw is None:
-            return None
+            raise KeyError(path)
         try:
-            return (_parse_v2 if self.format == 2 else _parse_v3)(raw, self.max_bytes)
+            layout = (_parse_v2 if self.format == 2 else _parse_v3)(raw, self.max_bytes)
+            if layout is None:
+                array = self._zarr_array(path)
+                dtype = np.dtype(array.dtype)
+                _bounded(array.shape, array.chunks, dtype.itemsize, self.max_bytes)
+                layout = Layout(array.shape, array.chunks, dtype, dtype, None)
         except TrainingSetError as e:
             raise type(e)(f"{self.path}: {name}: {e}") from e
-
-    def signature(self, path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """Return shape and dtype of the array at `path` without reading its chunks."""
-        parsed = self._parsed(path)
-        if parsed is None:
-            raise KeyError(path)
-        if parsed.layout is None:
-            array = self._zarr_array(path)
-            return array.shape, np.dtype(array.dtype)
-        return parsed.layout.shape, parsed.layout.dtype
+        except Exception as e:  # Zarr refuses metadata in many ways
+            raise DamagedStoreError(f"{self.path}: {name}: {type(e).__name__}: {e}") from e
+        return layout
 
     def read(self, path: str, fields: Sequence[str] | None = None) -> npt.NDArray[Any]:
         """Return one array, or only some `fields` of a structured one.
@@ -320,46 +162,56 @@ class StoredArrays:
         DamagedStoreError
             If its metadata or bytes are not what they claim to be, or a chunk is missing.
         """
-        parsed = self._parsed(path)
-        if parsed is None:
-            raise KeyError(path)
-        layout = parsed.layout
-        if layout is None:
-            whole = self._by_zarr(path)
-            return whole if fields is None else whole[list(fields)].copy()
-        if fields is None:
-            out = np.empty(layout.shape, layout.dtype)
-        else:
-            out = np.empty(layout.shape, [(f, layout.dtype[f]) for f in fields])
-        grid = (range(-(-s // c)) for s, c in zip(layout.shape, layout.chunks, strict=True))
-        for index in product(*grid):
-            block = self._chunk(path, layout, index)
-            if block is None:
-                whole = self._by_zarr(path)
-                return whole if fields is None else whole[list(fields)].copy()
-            here = tuple(
-                slice(i * c, min((i + 1) * c, s))
-                for i, c, s in zip(index, layout.chunks, layout.shape, strict=True)
-            )
-            block = block[tuple(slice(h.stop - h.start) for h in here)]
-            if fields is not None:
-                for f in fields:
-                    out[f][here] = block[f]
-            elif layout.dtype.names and layout.stored == layout.dtype:
+        layout = self.layout(path)
+        dtype = layout.dtype if fields is None else np.dtype([(f, layout.dtype[f]) for f in fields])
+        out = np.empty(layout.shape, dtype)
+        self.read_into(out, path, layout)
+        return out
+
+    def read_into(self, out: npt.NDArray[Any], path: str, layout: Layout) -> None:
+        """Fill `out` with the array at `path`, or with those of its fields that `out` has."""
+        for here, block in self._blocks(path, layout):
+            if out.dtype.names and out.dtype.names != layout.dtype.names:
+                for field in out.dtype.names:
+                    out[field][here] = block[field]
+            elif out.dtype.names and block.dtype == out.dtype and block.ndim:
                 # Records move as opaque bytes: NumPy would copy them field by field, 7 times slower.
-                opaque = f"V{layout.dtype.itemsize}"
+                opaque = f"V{out.dtype.itemsize}"
                 out.view(opaque)[here] = block.view(opaque)
             else:
                 out[here] = block
-        return out
+
+    def read_rows(self, paths: Sequence[str], layouts: Sequence[Layout]) -> npt.NDArray[Any]:
+        """Return the one-dimensional arrays at `paths`, all of one dtype, end to end in one table."""
+        ends = np.cumsum([0, *(layout.shape[0] for layout in layouts)])
+        table = np.empty(ends[-1], layouts[0].dtype)
+        for path, layout, start, stop in zip(paths, layouts, ends[:-1], ends[1:], strict=True):
+            self.read_into(table[start:stop], path, layout)
+        return table
+
+    def _blocks(self, path: str, layout: Layout) -> Iterator[tuple[tuple[slice, ...], npt.NDArray[Any]]]:
+        """Yield where each chunk belongs and what it holds, cut to the array's edges."""
+        if layout.decoders is None:
+            yield (), self._by_zarr(path)
+            return
+        fill = None
+        for index in product(*(range(-(-s // c)) for s, c in zip(layout.shape, layout.chunks, strict=True))):
+            bounds = zip(index, layout.chunks, layout.shape, strict=True)
+            here = tuple(slice(i * c, min((i + 1) * c, s)) for i, c, s in bounds)
+            block = self._chunk(path, layout, index)
+            if block is not None:
+                yield here, block[tuple(slice(h.stop - h.start) for h in here)]
+                continue
+            if fill is None:
+                value = self._zarr_array(path).metadata.fill_value
+                fill = np.zeros((), layout.dtype) if value is None else np.array(value, layout.dtype)
+            yield here, fill
 
     def _chunk(self, path: str, layout: Layout, index: tuple[int, ...]) -> npt.NDArray[Any] | None:
-        key = layout.separator.join([layout.prefix, *map(str, index)][not layout.prefix :])
-        name = f"{path}/{key or '0'}"
+        """Return one chunk decoded, None where the store lacks it and that is allowed."""
+        name = f"{path}/{layout.separator.join([*layout.prefix, *map(str, index)]) or '0'}"
         size = math.prod(layout.chunks) * layout.stored.itemsize
-        # Room for codecs that add a header to incompressible data.
-        limit = min(2 * size + 4096, 2 * self.max_bytes)
-        data: Any = self.members.read(name, limit)
+        data: Any = self.members.read(name, _room(size))
         if data is None:
             if self.missing_chunks == "fill":
                 return None
@@ -369,7 +221,7 @@ class StoredArrays:
             )
             raise DamagedStoreError(msg)
         try:
-            for decode in layout.decoders:
+            for decode in layout.decoders or ():
                 data = decode(data)
             flat = np.frombuffer(data, layout.stored)
             return flat.reshape(layout.chunks, order=layout.order)
@@ -388,22 +240,6 @@ class StoredArrays:
             raise DamagedStoreError(msg) from e
 
 
-def _open_members(path: Path) -> ZipMembers | FolderMembers:
-    try:
-        if path.is_dir():
-            return FolderMembers(path)
-        if path.is_file():
-            return ZipMembers(path)
-    except PermissionError as e:
-        msg = f"{path} cannot be read ({e.strerror}). Check its permissions: ls -l {path}"
-        raise DamagedStoreError(msg) from e
-    msg = (
-        f"There is nothing at {str(path)!r}. Check the path, or call open_training_set() without "
-        "one for the sample store."
-    )
-    raise StoreNotFoundError(msg)
-
-
 def _json(raw: bytes, where: str) -> dict[str, Any]:
     try:
         document = json.loads(raw)
@@ -417,31 +253,26 @@ def _json(raw: bytes, where: str) -> dict[str, Any]:
 # -- metadata documents ---------------------------------------------------------------------------
 # Thousands of light curves share about a hundred distinct documents: each is parsed once.
 
-NUMBER = re.compile(r"[<>|][biufcSUVMm]\d{1,9}(\[\d*[a-zA-Z]{1,2}\])?")
-# What only rearranges numbers or unpacks bytes. Never here: pickle, json2, msgpack2, vlen-*.
-FILTERS = {"delta", "shuffle", "fixedscaleoffset", "quantize", "bitround", "astype", "packbits"}
-CHECKSUMS = {"crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3"}
-COMPRESSORS = {"blosc", "zstd", "lz4", "zlib", "gzip", "bz2", "lzma"}
-
 
 @functools.lru_cache(maxsize=4096)
-def _parse_v2(raw: bytes, max_bytes: int) -> Parsed:
+def _parse_v2(raw: bytes, max_bytes: int) -> Layout | None:
     meta = _json(raw, "the metadata")
     shape, chunks = _sizes(meta.get("shape")), _sizes(meta.get("chunks"))
     dtype = _dtype_v2(meta.get("dtype"))
-    compressor, filters = meta.get("compressor"), meta.get("filters") or []
-    configs = [c for c in (compressor, *reversed(filters)) if c]
+    filters = meta.get("filters") or []
     order, separator = meta.get("order", "C"), meta.get("dimension_separator", ".")
     if meta.get("zarr_format") != 2 or order not in ("C", "F") or separator not in (".", "/"):
         raise DamagedStoreError("format, order or dimension_separator is not what Zarr 2 allows.")
-    nbytes = _bounded(shape, chunks, dtype.itemsize, max_bytes)
-    limit = 2 * math.prod(chunks) * dtype.itemsize + 4096
-    decoders = tuple(_decoder(c, limit) for c in configs)
-    return Parsed(Layout(shape, chunks, dtype, dtype, order, decoders, "", separator), nbytes)
+    if not isinstance(filters, list):
+        raise DamagedStoreError("filters are not a list.")
+    room = _room(_bounded(shape, chunks, dtype.itemsize, max_bytes))
+    decoders = tuple(decoder(c, room) for c in (meta.get("compressor"), *reversed(filters)) if c)
+    return Layout(shape, chunks, dtype, dtype, decoders, order, (), separator)
 
 
 @functools.lru_cache(maxsize=4096)
-def _parse_v3(raw: bytes, max_bytes: int) -> Parsed:
+def _parse_v3(raw: bytes, max_bytes: int) -> Layout | None:
+    """Return the layout, None where Zarr must read the array."""
     meta = _json(raw, "the metadata")
     try:
         grid, keys = meta["chunk_grid"], meta["chunk_key_encoding"]
@@ -450,22 +281,19 @@ def _parse_v3(raw: bytes, max_bytes: int) -> Parsed:
         configs = [c.get("configuration") or {} for c in meta["codecs"]]
         if meta["zarr_format"] != 3 or meta["node_type"] != "array":
             raise DamagedStoreError("this is not the metadata of a Zarr 3 array.")
-        separator = (keys.get("configuration") or {}).get("separator")
+        separator = (keys.get("configuration") or {}).get("separator") or "/"
         dtype = _dtype_v3(meta["data_type"])
-        nbytes = _bounded(shape, chunks, dtype.itemsize if dtype else 1, max_bytes)
+        room = _room(_bounded(shape, chunks, dtype.itemsize if dtype else 1, max_bytes))
+        if unsafe := [n for n in names if "pickle" in n]:
+            raise DamagedStoreError(f"the codec {unsafe[0]!r} can run code; it is never used.")
         plain = names[:1] == ["bytes"] and {"blosc", "zstd", "gzip", "crc32c"}.issuperset(names[1:])
-        if dtype is None or not plain or (grid["name"], keys["name"]) != ("regular", "default"):
-            unsafe = [n for n in names if "pickle" in n]
-            if unsafe:
-                raise DamagedStoreError(f"the codec {unsafe[0]!r} can run code; it is never used.")
-            return Parsed(None, nbytes)
+        plain = plain and (grid["name"], keys["name"]) == ("regular", "default")
+        if dtype is None or not plain or meta.get("storage_transformers"):
+            return None
         stored = dtype.newbyteorder(">" if configs[0].get("endian") == "big" else "<")
-        limit = 2 * math.prod(chunks) * dtype.itemsize + 4096
-        decoders = tuple(
-            _decoder({**c, "id": n}, limit, v3=True)
-            for n, c in reversed(list(zip(names[1:], configs[1:], strict=True)))
-        )
-        return Parsed(Layout(shape, chunks, dtype, stored, "C", decoders, "c", separator or "/"), nbytes)
+        steps = reversed(list(zip(names[1:], configs[1:], strict=True)))
+        decoders = tuple(decoder({**config, "id": name}, room, v3=True) for name, config in steps)
+        return Layout(shape, chunks, dtype, stored, decoders, "C", ("c",), separator)
     except TrainingSetError:
         raise
     except Exception as e:  # any field may be absent or of any JSON type
@@ -474,32 +302,37 @@ def _parse_v3(raw: bytes, max_bytes: int) -> Parsed:
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(type(v) is int and v >= 0 for v in value):
+    if not isinstance(value, list) or not all(type(v) is int and 0 <= v < 2**63 for v in value):
         raise DamagedStoreError(f"impossible shape or chunks {str(value)[:60]}.")
     return tuple(value)
 
 
+def _room(size: int) -> int:
+    """Return how many bytes a chunk of `size` may take: some codecs add a header."""
+    return 2 * size + 4096
+
+
 def _bounded(shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int, limit: int) -> int:
+    """Return the size of one chunk in bytes, or raise if shape and chunks are impossible or too large."""
     if len(shape) != len(chunks) or len(shape) > 32 or 0 in chunks or not itemsize:
-        raise DamagedStoreError(f"shape {shape}, chunks {chunks} do not fit each other.")
-    nbytes = math.prod(shape) * itemsize
-    for size in (nbytes, math.prod(chunks) * itemsize):
-        if size > limit:
-            msg = (
-                f"it declares {size:.3g} bytes, more than max_bytes={limit:.3g}. If you trust the "
-                f"store, raise it: open_training_set(..., max_bytes={size})"
-            )
-            raise LimitError(msg)
+        raise DamagedStoreError(f"shape {str(shape)[:60]}, chunks {str(chunks)[:60]} do not fit each other.")
+    chunk = math.prod(chunks) * itemsize
+    if (size := max(math.prod(shape) * itemsize, chunk)) > limit:
+        msg = (
+            f"it declares {size} bytes, more than max_bytes={limit}. If you trust the "
+            f"store, raise it: open_training_set(..., max_bytes={size})"
+        )
+        raise LimitError(msg)
     if math.prod(-(-s // c) for s, c in zip(shape, chunks, strict=True)) > MAX_CHUNKS:
         raise LimitError(f"it declares more than {MAX_CHUNKS} chunks.")
-    return nbytes
+    return chunk
 
 
 def _dtype_v2(value: Any) -> np.dtype[Any]:
     try:
         if isinstance(value, list) and value and all(len(f) == 2 for f in value):
             return np.dtype([(str(name), _dtype_v2(t)) for name, t in value])
-        if isinstance(value, str) and NUMBER.fullmatch(value):
+        if isinstance(value, str) and re.fullmatch(r"[<>|][biufcSUVMm]\d{1,9}(\[\d*[a-zA-Z]{1,2}\])?", value):
             return np.dtype(value)
     except (TypeError, ValueError, RecursionError):
         pass
@@ -514,99 +347,9 @@ def _dtype_v3(value: Any) -> np.dtype[Any] | None:
         return np.dtype(value) if known else None
     name, config = value["name"], value.get("configuration") or {}
     if name in ("structured", "struct"):
-        parts = [
-            (f["name"], _dtype_v3(f["data_type"])) if isinstance(f, dict) else (f[0], _dtype_v3(f[1]))
-            for f in config["fields"]
-        ]
-        if any(t is None for _, t in parts):
-            return None
-        return np.dtype([(str(n), t) for n, t in parts])
+        pairs = [(f["name"], f["data_type"]) if isinstance(f, dict) else f for f in config["fields"]]
+        parts = [(str(n), _dtype_v3(t)) for n, t in pairs]
+        return None if any(t is None for _, t in parts) else np.dtype(parts)
     if name == "fixed_length_utf32":
         return np.dtype(f"<U{int(config['length_bytes']) // 4}")
     return None
-
-
-def _decoder(config: Any, limit: int, v3: bool = False) -> Decoder:
-    """Return a function from stored to decoded bytes that refuses to unpack more than `limit`."""
-    if not isinstance(config, dict) or not isinstance(config.get("id"), str):
-        raise DamagedStoreError(f"a codec is not described as one: {str(config)[:60]}.")
-    name = config["id"]
-    if name not in FILTERS | CHECKSUMS | COMPRESSORS:
-        msg = f"the codec {name!r} is not one this module uses (some can run code)."
-        raise DamagedStoreError(msg)
-    if v3 and name == "blosc":
-        config = {"id": "blosc"}  # decoding needs no parameter, and v3 spells them differently
-    if v3 and name == "zstd":
-        config = {"id": "zstd"}
-    try:
-        decode: Decoder = numcodecs.get_codec(dict(config)).decode
-    except Exception as e:  # unknown parameters, wrong types
-        raise DamagedStoreError(f"the codec {name!r} cannot be set up: {e}.") from e
-    guard = _GUARDS.get(name)
-    return functools.partial(guard, decode, limit) if guard else decode
-
-
-def _expect(size: int, limit: int) -> None:
-    if size > limit:
-        raise ValueError(f"it says that it unpacks to {size} bytes where at most {limit} fit")
-
-
-def _blosc(decode: Decoder, limit: int, data: Any) -> Any:
-    # Blosc trusts its header and reads past the end of a cut chunk, so the header is checked first.
-    unpacked, _, packed = struct.unpack_from("<III", data, 4)
-    _expect(unpacked, limit)
-    if packed != len(data):
-        raise ValueError(f"its header says {packed} bytes, found {len(data)}")
-    return decode(data)
-
-
-def _lz4(decode: Decoder, limit: int, data: Any) -> Any:
-    _expect(struct.unpack_from("<I", data)[0], limit)
-    return decode(data)
-
-
-def _zstd(decode: Decoder, limit: int, data: Any) -> Any:
-    # RFC 8878, 3.1.1.1: the frame header's first byte says how long the content size is.
-    if bytes(data[:4]) != b"\x28\xb5\x2f\xfd":
-        raise ValueError("this is not a Zstandard frame")
-    flags = data[4]
-    single, n = flags >> 5 & 1, (0, 2, 4, 8)[flags >> 6]
-    if not n and not single:
-        raise ValueError("the Zstandard frame does not say its size; read it with .root")
-    at = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
-    size = int.from_bytes(data[at : at + (n or 1)], "little") + (256 if n == 2 else 0)
-    _expect(size, limit)
-    out = decode(data)
-    _expect(len(out), limit)
-    return out
-
-
-def _streamed(make: Callable[[], Any]) -> Callable[[Decoder, int, Any], bytes]:
-    def run(_: Decoder, limit: int, data: Any) -> bytes:
-        out, rest = b"", bytes(data)
-        while rest:
-            stream = make()
-            out += stream.decompress(rest, limit + 1 - len(out))
-            _expect(len(out), limit)
-            if not stream.eof:
-                raise ValueError("the compressed data ends too early")
-            rest = stream.unused_data
-        return out
-
-    return run
-
-
-def _lzma(decode: Decoder, limit: int, data: Any) -> Any:
-    codec = decode.__self__  # type: ignore[attr-defined]  # a bound method: mypy sees a Callable
-    return _streamed(lambda: lzma.LZMADecompressor(codec.format, filters=codec.filters))(decode, limit, data)
-
-
-_GUARDS: dict[str, Callable[[Decoder, int, Any], Any]] = {
-    "blosc": _blosc,
-    "lz4": _lz4,
-    "zstd": _zstd,
-    "zlib": _streamed(zlib.decompressobj),
-    "gzip": _streamed(lambda: zlib.decompressobj(wbits=31)),
-    "bz2": _streamed(bz2.BZ2Decompressor),
-    "lzma": _lzma,
-}

@@ -2,27 +2,31 @@
 
 import bisect
 import html
+import itertools
 import os
 import pathlib
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import zarr
+from tqdm import tqdm
 
-from agn_helpers.arrays import MAX_BYTES, StoredArrays
+from agn_helpers.arrays import MAX_BYTES, Layout, StoredArrays
 from agn_helpers.catalog import catalog_frame
 from agn_helpers.columns import check_names, definition_table, find_definition, missing_mask
 from agn_helpers.errors import (
     ClosedError,
     DamagedStoreError,
+    InvalidValueError,
+    LimitError,
     NotATrainingSetError,
     UnknownColumnError,
     UnknownTrainIdError,
 )
-from agn_helpers.lightcurves import to_long
+from agn_helpers.lightcurves import long_frame, to_long
 
 __all__ = ["SCISERVER", "TrainingSet", "Tree", "open_training_set"]
 
@@ -30,6 +34,9 @@ SCISERVER = "/home/idies/workspace/Storage/ywx649999311/AGN_training/Data/qso.za
 """Where the original walkthrough found the store on SciServer."""
 
 CATALOG, LIGHT_CURVES = "catalog", "sdss_lc"
+
+PORTION = 2**14
+"""Epochs that are converted at a time; 8 to 64 thousand are equally fast."""
 
 
 def open_training_set(
@@ -184,16 +191,14 @@ class TrainingSet:
         arrays = self._arrays
         lines: list[tuple[int, str]] = [(0, "/")]
         if level >= 1:
-            shape, dtype = arrays.signature(CATALOG)
-            lines.append((1, f"{CATALOG} {shape} {_fields(dtype)}"))
+            lines.append((1, f"{CATALOG} {_described(arrays.layout(CATALOG))}"))
             keys = arrays.children(LIGHT_CURVES)
             first = ", ".join(repr(k) for k in keys[:3])
             more = ", ..." if len(keys) > 3 else ""
             lines.append((1, f"{LIGHT_CURVES} ({len(keys):,} arrays) keys {first}{more}"))
             if level >= 2:
                 for key in keys[:5]:
-                    shape, dtype = arrays.signature(f"{LIGHT_CURVES}/{key}")
-                    lines.append((2, f"{key} {shape} {_fields(dtype)}"))
+                    lines.append((2, f"{key} {_described(arrays.layout(f'{LIGHT_CURVES}/{key}'))}"))
                 if len(keys) > 5:
                     lines.append((2, f"... and {len(keys) - 5:,} more"))
         return Tree(lines)
@@ -251,7 +256,7 @@ class TrainingSet:
         raise UnknownColumnError(f"{msg} See ts.column_definitions()")
 
     def _columns(self) -> list[str]:
-        _, dtype = self._arrays.signature(CATALOG)
+        dtype = self._arrays.layout(CATALOG).dtype
         if not dtype.names or "train_id" not in dtype.names:
             msg = (
                 f"The catalogue of {self.location} has no column 'train_id' (its type is "
@@ -331,21 +336,29 @@ class TrainingSet:
         UnknownTrainIdError
             If there is no light curve with this id. The message names the nearest ids.
         """
+        path, layout = self._find(train_id)
+        record = np.empty(layout.shape, layout.dtype)
+        self._arrays.read_into(record, path, layout)
+        return record
+
+    def _find(self, train_id: int) -> tuple[str, Layout]:
+        """Return where the light curve `train_id` is and what it takes to read it."""
         # 66.0 comes out of float columns and means 66; "66", 66.5 and True are mistakes.
         if isinstance(train_id, (bool, str)) or not hasattr(train_id, "__int__") or int(train_id) != train_id:
             msg = f"A train_id is a whole number, not {train_id!r}. All of them: ts.light_curve_ids()"
             raise UnknownTrainIdError(msg)
+        path = f"{LIGHT_CURVES}/{int(train_id)}"
         try:
-            record = self._arrays.read(f"{LIGHT_CURVES}/{int(train_id)}")
+            layout = self._arrays.layout(path)
         except KeyError:
             raise UnknownTrainIdError(self._no_such_id(train_id)) from None
-        if record.dtype.names is None or record.ndim != 1:
+        if layout.dtype.names is None or len(layout.shape) != 1:
             msg = (
                 f"{self.location}: light curve {train_id} is not a table of records but an array of "
-                f"{record.dtype}. See ts.root['sdss_lc/{train_id}']"
+                f"{layout.dtype}. See ts.root['{path}']"
             )
             raise DamagedStoreError(msg)
-        return record
+        return path, layout
 
     def _no_such_id(self, train_id: int) -> str:
         ids = self.light_curve_ids().tolist()
@@ -357,7 +370,9 @@ class TrainingSet:
             + "All of them: ts.light_curve_ids()"
         )
 
-    def light_curve(self, train_id: int, bands: Iterable[str] | None = None) -> pd.DataFrame:
+    def light_curve(
+        self, train_id: int, bands: Iterable[str] | None = None, columns: Iterable[str] | None = None
+    ) -> pd.DataFrame:
         """Return one light curve, one row per measurement, in time order within each band.
 
         Parameters
@@ -366,6 +381,8 @@ class TrainingSet:
             As in the catalogue's index.
         bands : iterable of str, optional
             Some of u, g, r, i, z; all by default.
+        columns : iterable of str, optional
+            Columns to return after ``train_id``, ``epoch`` and ``band``; all by default.
 
         Returns
         -------
@@ -377,8 +394,8 @@ class TrainingSet:
         ------
         UnknownTrainIdError
             If there is no light curve with this id.
-        UnknownBandError
-            If one of `bands` is not in it.
+        UnknownBandError, UnknownColumnError
+            If one of `bands` or `columns` is not in it.
 
         Examples
         --------
@@ -386,18 +403,150 @@ class TrainingSet:
         ...     training_set.light_curve(0, bands=["g"]).columns[:6].tolist()
         ['train_id', 'epoch', 'band', 'mjd', 'mag', 'magerr']
         """
-        return to_long(self.raw_light_curve(train_id), int(train_id), bands)
+        return to_long(self.raw_light_curve(train_id), int(train_id), bands, columns)
+
+    def light_curves(
+        self,
+        train_ids: Iterable[int] | None = None,
+        bands: Iterable[str] | None = None,
+        columns: Iterable[str] | None = None,
+        progress: bool | None = None,
+    ) -> pd.DataFrame:
+        """Return many light curves in one frame, one after the other.
+
+        The same rows as `light_curve` gives one by one, many times faster. All of the full set take
+        less than a gigabyte; for less at a time see `iter_light_curves`.
+
+        Parameters
+        ----------
+        train_ids : iterable of int, optional
+            In the order wanted; all in numeric order by default.
+        bands, columns : iterable of str, optional
+            As in `light_curve`. Fewer of them take less memory.
+        progress : bool, optional
+            Show a progress bar; None shows one where someone watches.
+
+        Returns
+        -------
+        pandas.DataFrame
+            See `light_curve`. Rows are numbered from 0.
+
+        Raises
+        ------
+        UnknownTrainIdError
+            If one of `train_ids` has no light curve.
+        UnknownBandError, UnknownColumnError
+            If a light curve lacks one of `bands` or `columns`.
+        LimitError
+            If there is not enough memory.
+
+        Examples
+        --------
+        >>> with open_training_set() as training_set:
+        ...     frame = training_set.light_curves([3, 0], bands=["g", "r"], columns=["mjd", "mag"])
+        >>> frame["train_id"].unique().tolist(), frame.columns.tolist()
+        ([3, 0], ['train_id', 'epoch', 'band', 'mjd', 'mag'])
+        """
+        arrays = self._arrays
+        ids = self.light_curve_ids().tolist() if train_ids is None else list(train_ids)
+        bands = None if bands is None else list(bands)
+        columns = [columns] if isinstance(columns, str) else None if columns is None else list(columns)
+        quiet = None if progress is None else not progress
+        with tqdm(total=2 * len(ids), desc="light curves", disable=quiet) as bar:
+
+            def piece(part: list[_Found]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Any]:
+                bar.update(len(part))
+                table = arrays.read_rows([f.path for f in part], [f.layout for f in part])
+                lengths = np.array([f.layout.shape[0] for f in part], np.int64)
+                return np.array([f.train_id for f in part], np.int64), lengths, table
+
+            found = []
+            for train_id in ids:
+                found.append(_Found(int(train_id), *self._find(train_id)))
+                bar.update()
+            frames = []
+            for dtype, group in itertools.groupby(found, key=lambda f: f.layout.dtype):
+                alike = list(group)
+                n = sum(f.layout.shape[0] for f in alike)
+                try:
+                    frames.append(long_frame(dtype, map(piece, _portions(alike)), n, bands, columns))
+                except MemoryError as e:
+                    msg = f"{len(ids)} light curves do not fit in memory. Use ts.iter_light_curves() instead."
+                    raise LimitError(msg) from e
+        if len(frames) == 1:
+            return frames[0]
+        if frames:  # light curves with different columns: pandas knows how to line them up
+            return pd.concat(frames, ignore_index=True)
+        known = self.light_curve_ids()[:1]
+        dtype = self._find(known[0])[1].dtype if len(known) else np.dtype([])
+        return long_frame(dtype, [], 0, bands, columns)
+
+    def iter_light_curves(
+        self,
+        train_ids: Iterable[int] | None = None,
+        *,
+        bands: Iterable[str] | None = None,
+        columns: Iterable[str] | None = None,
+        batch: int = 1000,
+    ) -> Iterator[pd.DataFrame]:
+        """Yield what `light_curves` returns, `batch` light curves at a time.
+
+        Use it when all of them do not fit in memory, or when you reduce each to a few numbers.
+
+        Parameters
+        ----------
+        train_ids, bands, columns : optional
+            As in `light_curves`.
+        batch : int
+            Light curves per frame; 1000 take some 25 MB.
+
+        Examples
+        --------
+        >>> with open_training_set() as training_set:
+        ...     sum(frame["train_id"].nunique() for frame in training_set.iter_light_curves(batch=200))
+        500
+        """
+        if batch < 1:
+            msg = f"batch={batch!r} is not a number of light curves. Leave it out for 1000."
+            raise InvalidValueError(msg)
+        ids = iter(self.light_curve_ids().tolist() if train_ids is None else train_ids)
+        bands = None if bands is None else list(bands)
+        columns = [columns] if isinstance(columns, str) else None if columns is None else list(columns)
+        while part := list(itertools.islice(ids, batch)):
+            yield self.light_curves(part, bands, columns, progress=False)
+
+
+class _Found(NamedTuple):
+    train_id: int
+    path: str
+    layout: Layout
+
+
+def _portions(found: list[_Found]) -> Iterator[list[_Found]]:
+    """Yield light curves in portions that fit the processor's cache."""
+    part: list[_Found] = []
+    longest = 0
+    for one in found:
+        longest = max(longest, one.layout.shape[0])
+        # The conversion pads each light curve to the longest one of its portion.
+        if part and (len(part) + 1) * longest > PORTION:
+            yield part
+            part, longest = [], one.layout.shape[0]
+        part.append(one)
+    if part:
+        yield part
 
 
 def _reopen(location: str, options: dict[str, Any]) -> TrainingSet:
     return TrainingSet(location, **options)
 
 
-def _fields(dtype: np.dtype[Any]) -> str:
+def _described(layout: Layout) -> str:
+    dtype = layout.dtype
     if not dtype.names:
-        return str(dtype)
+        return f"{layout.shape} {dtype}"
     first = ", ".join(f"{n} {dtype[n].str}" for n in dtype.names[:3])
-    return f"{len(dtype.names)} fields: {first}{', ...' if len(dtype.names) > 3 else ''}"
+    return f"{layout.shape} {len(dtype.names)} fields: {first}{', ...' if len(dtype.names) > 3 else ''}"
 
 
 class Tree:
