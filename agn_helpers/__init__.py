@@ -15,6 +15,7 @@ from agn_helpers.errors import (
     ClosedError,
     DamagedStoreError,
     InvalidValueError,
+    LightCurveFailedError,
     LimitError,
     NotATrainingSetError,
     StoreNotFoundError,
@@ -22,8 +23,11 @@ from agn_helpers.errors import (
     UnknownBandError,
     UnknownColumnError,
     UnknownTrainIdError,
+    UnsafeWriteError,
+    WorkerLostError,
 )
 from agn_helpers.lightcurves import clip_outliers, merge_bands, to_long, to_wide
+from agn_helpers.parallel import map_light_curves
 from agn_helpers.plotting import BAND_COLOURS, BAND_MARKERS, plot_light_curve
 from agn_helpers.store import TrainingSet, open_training_set
 
@@ -36,6 +40,7 @@ __all__ = [
     "ClosedError",
     "DamagedStoreError",
     "InvalidValueError",
+    "LightCurveFailedError",
     "LimitError",
     "NotATrainingSetError",
     "StoreNotFoundError",
@@ -44,10 +49,13 @@ __all__ = [
     "UnknownBandError",
     "UnknownColumnError",
     "UnknownTrainIdError",
+    "UnsafeWriteError",
+    "WorkerLostError",
     "catalog_frame",
     "check_catalog",
     "clip_outliers",
     "magnitude_to_flux",
+    "map_light_curves",
     "merge_bands",
     "open_training_set",
     "plot_light_curve",

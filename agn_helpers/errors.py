@@ -13,6 +13,7 @@ __all__ = [
     "ClosedError",
     "DamagedStoreError",
     "InvalidValueError",
+    "LightCurveFailedError",
     "LimitError",
     "NotATrainingSetError",
     "StoreNotFoundError",
@@ -21,6 +22,8 @@ __all__ = [
     "UnknownBandError",
     "UnknownColumnError",
     "UnknownTrainIdError",
+    "UnsafeWriteError",
+    "WorkerLostError",
 ]
 
 
@@ -70,6 +73,26 @@ class UnknownBandError(TrainingSetError, ValueError):
 
 class InvalidValueError(TrainingSetError, ValueError):
     """An argument has a value that the function cannot work with."""
+
+
+class LightCurveFailedError(TrainingSetError, RuntimeError):
+    """A function failed on one light curve; the original error is its cause.
+
+    Attributes
+    ----------
+    train_id : int or None
+        Which light curve.
+    """
+
+    train_id: int | None = None
+
+
+class WorkerLostError(TrainingSetError, RuntimeError):
+    """A worker process ended without an answer."""
+
+
+class UnsafeWriteError(TrainingSetError, ValueError):
+    """This write could lose data, so it was refused. What was there before is as it was."""
 
 
 def near(name: str, known: Iterable[str], n: int = 3) -> str:
