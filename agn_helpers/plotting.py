@@ -20,6 +20,9 @@ BAND_MARKERS = {"u": "v", "g": "s", "r": "o", "i": "D", "z": "^"}
 """One marker per band, so that colour is never the only difference."""
 
 
+Y_NAMES = {"mag": "PSF magnitude", "dmag": "magnitude minus its band's middle"}
+
+
 def plot_light_curve(
     frame: pd.DataFrame,
     ax: "Axes | None" = None,
@@ -41,7 +44,8 @@ def plot_light_curve(
     bands : iterable of str, optional
         Bands to draw; all that the frame has by default.
     y : str
-        Column to draw, ``"mag"`` by default; ``"dered"``, for example, is the other magnitude.
+        Column to draw, ``"mag"`` by default; ``"dered"`` is corrected for extinction, ``"dmag"`` comes from
+        `merge_bands`.
 
     Returns
     -------
@@ -89,7 +93,7 @@ def plot_light_curve(
                 alpha=0.9,
             )
     ax.set_xlabel("MJD (days)")
-    ax.set_ylabel(f"{'PSF magnitude' if y == 'mag' else y} (mag)")
+    ax.set_ylabel(f"{Y_NAMES.get(y, y)} (mag)")
     if not ax.yaxis_inverted():
         ax.invert_yaxis()
     if chosen:
