@@ -91,45 +91,15 @@ def fit_walks(curves: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> pd.Dat
 def read_real(folder: Path) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], pd.DataFrame]:
     """Return the quasar catalogue, the fits per band, and the RR Lyrae measurements."""
     names = [
-        "id",
-        "ra",
-        "dec",
-        "sdr5",
-        "m_i",
-        "m_i_corr",
-        "z",
-        "mass",
-        "lum",
-        "psfmag_u",
-        "psfmag_g",
-        "psfmag_r",
-        "psfmag_i",
-        "psfmag_z",
-        "a_u",
-    ]
+        "id", "ra", "dec", "sdr5", "m_i", "m_i_corr", "z", "mass", "lum",
+        "psfmag_u", "psfmag_g", "psfmag_r", "psfmag_i", "psfmag_z", "a_u",
+    ]  # fmt: skip
     quasars = pd.read_csv(folder / "DB_QSO_S82.dat.gz", comment="#", sep=r"\s+", header=None, names=names)
     good = (quasars[[f"psfmag_{b}" for b in BANDS]] > 0).all(axis=1) & (quasars["a_u"] > 0)
     names = [
-        "sdr5",
-        "ra",
-        "dec",
-        "z",
-        "m_i",
-        "mass",
-        "chi2",
-        "log_tau",
-        "log_hat",
-        "t0",
-        "t1",
-        "s0",
-        "s1",
-        "edge",
-        "p0",
-        "p1",
-        "p2",
-        "mu",
-        "npts",
-    ]
+        "sdr5", "ra", "dec", "z", "m_i", "mass", "chi2", "log_tau", "log_hat", "t0", "t1",
+        "s0", "s1", "edge", "p0", "p1", "p2", "mu", "npts",
+    ]  # fmt: skip
     fits = {}
     for band in BANDS:
         path = folder / f"s82drw_{band}.dat.gz"
@@ -185,7 +155,7 @@ def run(folder: Path, n: int) -> dict[str, Any]:
         star, rows = stars[stars["band"] == b], np.concatenate(good)
         for low in {"u": (18, 20, 21), "z": (17, 18, 19, 20)}.get(b, (17, 18.5, 20)):
             mags = star["mag"], rows[f"psfmag_{b}"]
-            errors = star["magerr"], rows[f"psfmagerr_{b}"]
+            errors = star["magerr"], np.round(rows[f"psfmagerr_{b}"], 3)  # as the real table prints
             picked = [e[(m > low) & (m < low + 0.3)] for m, e in zip(mags, errors, strict=True)]
             out[f"single-epoch error, {b} = {low} to {low + 0.3} (mag)"] = compare(*picked)
     rows = np.concatenate(list(curves.values()))
