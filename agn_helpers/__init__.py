@@ -30,6 +30,7 @@ from agn_helpers.lightcurves import clip_outliers, merge_bands, to_long, to_wide
 from agn_helpers.parallel import map_light_curves
 from agn_helpers.plotting import BAND_COLOURS, BAND_MARKERS, plot_light_curve
 from agn_helpers.store import TrainingSet, open_training_set
+from agn_helpers.validate import validate_store, write_manifest
 
 __version__ = "0.1.0"
 
@@ -62,4 +63,6 @@ __all__ = [
     "published_rows",
     "to_long",
     "to_wide",
+    "validate_store",
+    "write_manifest",
 ]

@@ -9,6 +9,7 @@ import struct
 import threading
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -33,6 +34,9 @@ class Members(Protocol):
 
     def children(self, group: str) -> list[str]:
         """Return the names directly below `group` that may be arrays or groups."""
+
+    def names(self) -> Iterable[str]:
+        """Return the name of every member, of whatever kind."""
 
     def zarr_store(self) -> Store:
         """Return a read-only Zarr store over the same bytes."""
@@ -137,6 +141,9 @@ class ZipMembers:
         }
         return [f for f in found if f]
 
+    def names(self) -> list[str]:
+        return list(self._infos)
+
     def top_folders(self) -> set[str]:
         """Return the folders at the top, to recognise a zip of the folder instead of its contents."""
         return {name.split("/", 1)[0] for name in self._infos if "/" in name}
@@ -185,6 +192,12 @@ class FolderMembers:
         except OSError as e:
             msg = f"{self.path}: {group} cannot be listed ({e.strerror}). Check its permissions."
             raise DamagedStoreError(msg) from e
+
+    def names(self) -> Iterator[str]:
+        for top, folders, files in os.walk(self._real):
+            links = [f for f in folders if os.path.islink(os.path.join(top, f))]
+            for name in files + links:
+                yield os.path.relpath(os.path.join(top, name), self._real).replace(os.sep, "/")
 
     def zarr_store(self) -> Store:
         return zarr.storage.LocalStore(self.path, read_only=True)

@@ -16,6 +16,7 @@ ROOMS = sorted(p.stem for p in PACKAGE.glob("*.py") if not p.stem.startswith("__
 # What a room may import of ours at its top. An import inside a function is for what few readers need.
 ARROWS = {
     "errors": set(),
+    "files": {"errors"},
     "columns": {"errors"},
     "codecs": {"errors"},
     "members": {"errors"},
@@ -25,6 +26,7 @@ ARROWS = {
     "plotting": {"columns", "errors"},
     "store": {"errors", "columns", "catalog", "lightcurves", "arrays"},
     "sample": {"errors", "columns", "lightcurves", "catalog"},
+    "validate": {"errors", "columns", "catalog", "members", "arrays", "store", "files"},
     "parallel": {"errors", "store", "lightcurves"},
     "features": {"errors", "columns"},
     "packed": {"errors", "columns", "arrays", "lightcurves"},
