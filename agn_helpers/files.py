@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 from agn_helpers.errors import StoreNotFoundError, TargetExistsError
@@ -13,29 +12,30 @@ from agn_helpers.errors import StoreNotFoundError, TargetExistsError
 if sys.platform != "win32":  # which lets nobody remove a file that is open, and has no such locks
     import fcntl
 
-__all__ = ["replacing"]
+__all__ = ["Place"]
 
 
-@contextlib.contextmanager
-def replacing(target: Path, *, folder: bool = False, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary sibling to write to, and put it in place of `target` if the block ends well.
+class Place:
+    """A hidden sibling to write to, which takes the name of `target` in one step when it is complete.
 
-    If the block fails, the sibling is removed and `target` is what it was. If the process is killed, the
-    sibling stays, and the next call for the same `target` removes it: its writer held a lock on it, which
-    died with the process. Any number of processes may do so at once.
+    In a ``with`` block: if the block ends well the sibling becomes `target`, if it fails the sibling is
+    removed. If the process is killed the sibling stays, and the next `Place` for the same target removes
+    it: its maker held a lock on it, which died with the process. Any number of processes may do so at once.
 
     Parameters
     ----------
-    target : pathlib.Path
+    target : str or path
         What is to be there in the end.
     folder : bool
         Whether the sibling is an empty folder; otherwise it is an empty file.
     overwrite : bool
         Whether a file that stands at `target` is replaced. A folder never is.
 
-    Yields
-    ------
-    pathlib.Path
+    Attributes
+    ----------
+    target : pathlib.Path
+        Absolute path.
+    temporary : pathlib.Path
         The sibling, ``.NAME.RANDOM.part``.
 
     Raises
@@ -43,52 +43,95 @@ def replacing(target: Path, *, folder: bool = False, overwrite: bool = False) ->
     StoreNotFoundError
         If there is no folder to write to.
     TargetExistsError
-        If something is at `target`, before the block or after it.
+        If something is at `target`, now or when the sibling is to take its name.
 
     Examples
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as here:
-    ...     with replacing(Path(here) / "notes.txt") as temporary:
-    ...         _ = temporary.write_text("complete")
+    ...     with Place(f"{here}/notes.txt") as place:
+    ...         _ = place.temporary.write_text("complete")
     ...     os.listdir(here)
     ['notes.txt']
     """
-    if not target.parent.is_dir():
-        parent = str(target.parent)
-        msg = f"No folder {parent!r} to write to. Make it: Path({parent!r}).mkdir(parents=True)"
-        raise StoreNotFoundError(msg)
-    if os.path.lexists(target) and not overwrite:
-        raise _exists(target)
-    _remove_leftovers(target)
-    lock, temporary = _create(target, folder)
-    try:
-        yield temporary
-        for path in [p for p in temporary.rglob("*") if p.is_file()] if folder else [temporary]:
+
+    def __init__(
+        self, target: "str | os.PathLike[str]", *, folder: bool = False, overwrite: bool = False
+    ) -> None:
+        self.target = Path(os.path.abspath(os.path.expanduser(target)))
+        self._overwrite = overwrite and not folder
+        parent = str(self.target.parent)
+        if not os.path.isdir(parent):
+            msg = f"There is no folder {parent!r} to write to. Make it: Path({parent!r}).mkdir(parents=True)"
+            raise StoreNotFoundError(msg)
+        if os.path.lexists(self.target) and not self._overwrite:
+            raise self._exists()
+        _remove_leftovers(self.target)
+        self._lock, self.temporary = _create(self.target, folder)
+
+    def __enter__(self) -> "Place":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.reveal()
+        finally:
+            self.remove()
+
+    def reveal(self) -> Path:
+        """Put all on disk, then give it its name: the one step that shows everything at once."""
+        for path in [*self.temporary.rglob("*"), self.temporary]:
             _sync(path)  # else a power cut could leave the name without its content
-        _move(temporary, target, overwrite)
-    finally:
-        _remove(temporary)
-        os.close(lock)
+        try:
+            if self.temporary.is_dir():
+                if os.path.lexists(self.target):  # a rename would replace an empty folder
+                    raise self._exists()
+                self.temporary.rename(self.target)
+            elif self._overwrite:
+                self.temporary.replace(self.target)
+            else:
+                self._link()
+        except OSError as e:
+            if not self._overwrite and os.path.lexists(self.target):
+                raise self._exists() from e
+            raise
+        _sync(self.target.parent)
+        return self.target
+
+    def _link(self) -> None:
+        try:
+            self.target.hardlink_to(self.temporary)  # unlike a rename it never replaces anything
+        except OSError:
+            if os.path.lexists(self.target):
+                raise
+            self.temporary.replace(self.target)  # a file system without hard links
+
+    def remove(self) -> None:
+        """Remove the sibling and let go of its lock. Calling it twice does no harm."""
+        _remove(self.temporary)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _exists(self) -> TargetExistsError:
+        msg = f"There is something at {str(self.target)!r} already; it was left alone. Choose another name."
+        return TargetExistsError(msg)
 
 
-def _exists(target: Path) -> TargetExistsError:
-    msg = f"There is something at {str(target)!r} already; it was left alone. Choose another name."
-    return TargetExistsError(msg)
-
-
-def _create(target: Path, folder: bool) -> tuple[int, Path]:
+def _create(target: Path, folder: bool) -> tuple[int | None, Path]:
     while True:
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
         temporary.mkdir() if folder else temporary.touch(exist_ok=False)
         if sys.platform == "win32":
-            return os.open(os.devnull, os.O_RDONLY), temporary
-        lock = os.open(temporary, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # a file system without locks: leftovers then stay
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if temporary.exists():  # nobody took it for a leftover before it was locked
-            return lock, temporary
-        os.close(lock)
+            return None, temporary
+        with contextlib.suppress(FileNotFoundError):  # somebody took it for a leftover: once more
+            lock = os.open(temporary, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks: leftovers then stay
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if temporary.exists():
+                return lock, temporary
+            os.close(lock)
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -117,28 +160,9 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _move(temporary: Path, target: Path, overwrite: bool) -> None:
-    try:
-        if temporary.is_dir():
-            if os.path.lexists(target):  # rename would replace an empty folder
-                raise FileExistsError
-            temporary.rename(target)
-        elif overwrite:
-            temporary.replace(target)
-        else:
-            try:
-                target.hardlink_to(temporary)  # unlike a rename it never replaces anything
-            except FileExistsError:
-                raise
-            except OSError:  # a file system without hard links
-                if os.path.lexists(target):
-                    raise FileExistsError from None
-                temporary.replace(target)
-    except OSError as e:
-        if os.path.lexists(target):
-            raise _exists(target) from e
-        raise
+    with contextlib.suppress(PermissionError, IsADirectoryError):  # Windows opens no folders
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -17,7 +17,7 @@ from agn_helpers.arrays import MAX_BYTES, Layout, StoredArrays
 from agn_helpers.catalog import check_catalog
 from agn_helpers.columns import BANDS, MISSING_MAGNITUDE
 from agn_helpers.errors import DamagedStoreError, InvalidValueError, StoreNotFoundError, TrainingSetError
-from agn_helpers.files import replacing
+from agn_helpers.files import Place
 from agn_helpers.members import open_members
 from agn_helpers.store import CATALOG, LIGHT_CURVES, TrainingSet, open_training_set
 
@@ -88,7 +88,7 @@ def validate_store(
 
     Examples
     --------
-    >>> from agn_helpers import sample_store
+    >>> from agn_helpers.sample import sample_store
     >>> report = validate_store(sample_store())
     >>> report.ok
     True
@@ -282,7 +282,7 @@ def write_manifest(location: "str | os.PathLike[str]") -> Path:
     Examples
     --------
     >>> import tempfile
-    >>> from agn_helpers import build_sample_store
+    >>> from agn_helpers.sample import build_sample_store
     >>> with tempfile.TemporaryDirectory() as here:
     ...     store = build_sample_store(Path(here) / "two.zarr.zip", n=2)
     ...     write_manifest(store).read_text()[64:]
@@ -294,9 +294,9 @@ def write_manifest(location: "str | os.PathLike[str]") -> Path:
         msg = f"The name {odd[0]!r} cannot stand in a manifest. Rename the file."
         raise InvalidValueError(msg)
     target = _beside(path)
-    with replacing(target, overwrite=True) as temporary:
+    with Place(target, overwrite=True) as place:
         text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        place.temporary.write_text(text, encoding="utf-8", newline="\n")
     return target
 
 
