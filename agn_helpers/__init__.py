@@ -26,6 +26,7 @@ from agn_helpers.errors import (
     UnsafeWriteError,
     WorkerLostError,
 )
+from agn_helpers.features import FeatureWriter, read_features, seal_zip, write_features
 from agn_helpers.lightcurves import clip_outliers, merge_bands, to_long, to_wide
 from agn_helpers.parallel import map_light_curves
 from agn_helpers.plotting import BAND_COLOURS, BAND_MARKERS, plot_light_curve
@@ -40,6 +41,7 @@ __all__ = [
     "BAND_MARKERS",
     "ClosedError",
     "DamagedStoreError",
+    "FeatureWriter",
     "InvalidValueError",
     "LightCurveFailedError",
     "LimitError",
@@ -61,8 +63,11 @@ __all__ = [
     "open_training_set",
     "plot_light_curve",
     "published_rows",
+    "read_features",
+    "seal_zip",
     "to_long",
     "to_wide",
     "validate_store",
+    "write_features",
     "write_manifest",
 ]

@@ -71,7 +71,7 @@ def map_light_curves(
     executor: Literal["threads", "processes", "dask"] = "threads",
     progress: bool = True,
     errors: Literal["raise", "collect"] = "raise",
-) -> "pd.Series[Any] | pd.DataFrame":
+) -> pd.Series | pd.DataFrame:
     """Call a function on many light curves in parallel and return its answers in the order of the ids.
 
     Use it for a feature of every quasar. Threads start at once, but share one Python interpreter: they
@@ -202,8 +202,8 @@ def _failed(train_id: int, name: str | None, error: Exception) -> LightCurveFail
 
 
 def _table(
-    values: list[Any], failures: list[str | None] | None, index: "pd.Index[int]", name: str | None
-) -> "pd.Series[Any] | pd.DataFrame":
+    values: list[Any], failures: list[str | None] | None, index: pd.Index, name: str | None
+) -> pd.Series | pd.DataFrame:
     rows = [v for v in values if v is not None]
     if rows and all(isinstance(v, Mapping | pd.Series) for v in rows):
         names = dict.fromkeys(k for row in rows for k in row.keys())  # noqa: SIM118  (a Series iterates values)
@@ -237,7 +237,7 @@ class _LostError(Exception):
     """A cluster gave a task up because its workers died."""
 
 
-def _in_order(submit: Callable[[list[int]], Any], batches: Iterator[list[int]], ahead: int) -> Iterator[Any]:
+def in_order(submit: Callable[[Any], Any], batches: Iterator[Any], ahead: int) -> Iterator[Any]:
     """Keep at most `ahead` batches under way and yield their results in order."""
     waiting: deque[Any] = deque()
     try:
@@ -260,7 +260,7 @@ def _by_threads(task: Task, batches: Iterator[list[int]], workers: int) -> Outco
 
     with ThreadPoolExecutor(workers) as pool:
         try:
-            yield from _in_order(lambda batch: pool.submit(run, batch), batches, 2 * workers)
+            yield from in_order(lambda batch: pool.submit(run, batch), batches, 2 * workers)
         finally:
             stop.set()  # a thread cannot be ended from outside: it leaves after its current light curve
 
@@ -344,7 +344,7 @@ def _by_processes(task: Task, batches: Iterator[list[int]], workers: int) -> Out
     )
     finished = False
     try:
-        for packed in _in_order(lambda batch: pool.submit(_work, batch), batches, 2 * workers):
+        for packed in in_order(lambda batch: pool.submit(_work, batch), batches, 2 * workers):
             yield cloudpickle.loads(packed)
         finished = True
     finally:
@@ -375,7 +375,7 @@ def _by_dask(task: Task, batches: Iterator[list[int]], workers: int) -> Outcomes
     there = client.scatter(task, broadcast=True, hash=False)  # each worker opens the store once
     ahead = 2 * max(1, sum(client.ncores().values()))
     try:
-        for packed in _in_order(
+        for packed in in_order(
             lambda batch: client.submit(_work_on, there, batch, pure=False), batches, ahead
         ):
             yield cloudpickle.loads(packed)

@@ -28,7 +28,7 @@ ARROWS = {
     "sample": {"errors", "columns", "lightcurves", "catalog"},
     "validate": {"errors", "columns", "catalog", "members", "arrays", "store", "files"},
     "parallel": {"errors", "store", "lightcurves"},
-    "features": {"errors", "columns"},
+    "features": {"errors", "columns", "arrays", "parallel"},
     "packed": {"errors", "columns", "arrays", "lightcurves"},
 }
 
