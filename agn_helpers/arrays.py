@@ -90,9 +90,14 @@ class StoredArrays:
         )
 
     def close(self) -> None:
+        """Let go of the file, Zarr's view of it included."""
         self.members.close()
+        if "zarr_store" in self.__dict__:
+            self.zarr_store.close()
 
+    @functools.cached_property
     def zarr_store(self) -> Store:
+        """A read-only Zarr store over the same bytes."""
         return self.members.zarr_store()
 
     def _document(self, name: str) -> bytes | None:
@@ -230,11 +235,12 @@ class StoredArrays:
             raise DamagedStoreError(msg) from e
 
     def _zarr_array(self, path: str) -> Any:
-        return zarr.open_array(self.zarr_store(), path=path, mode="r", zarr_format=self.format)
+        return zarr.open_array(self.zarr_store, path=path, mode="r", zarr_format=self.format)
 
     def _by_zarr(self, path: str) -> npt.NDArray[Any]:
         try:
-            return np.asarray(self._zarr_array(path)[...])
+            array = self._zarr_array(path)
+            return np.asarray(array[...], array.dtype)  # of 0-d texts Zarr returns a shorter scalar
         except Exception as e:  # Zarr and its codecs raise errors of many kinds
             msg = f"{self.path}: Zarr cannot read {path}: {type(e).__name__}: {e}"
             raise DamagedStoreError(msg) from e

@@ -132,8 +132,6 @@ class TrainingSet:
         """Let go of the file. Calling it twice does no harm."""
         if self._open is not None:
             self._open.close()
-        if self._root is not None:
-            self._root.store.close()
         self._open = self._root = None
 
     def __enter__(self) -> "TrainingSet":
@@ -168,7 +166,7 @@ class TrainingSet:
         if self._root is None:
             # Consolidated metadata is ignored: with one small array per quasar it makes opening slow.
             self._root = zarr.open_group(
-                arrays.zarr_store(), mode="r", zarr_format=arrays.format, use_consolidated=False
+                arrays.zarr_store, mode="r", zarr_format=arrays.format, use_consolidated=False
             )
         return self._root
 
