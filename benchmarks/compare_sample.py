@@ -183,8 +183,11 @@ def main() -> None:
         "versions": {"python": platform.python_version(), "numpy": np.__version__},
         **run(folder, args.n),
     }
-    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for name, row in result["quantities"].items():
+    # One line per quantity, so that a change of one is seen as one.
+    lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in result.pop("quantities").items())
+    text = json.dumps(result, indent=1).removesuffix("\n}") + ',\n "quantities": {\n' + lines + "\n }\n}\n"
+    args.out.write_text(text, encoding="utf-8")
+    for name, row in json.loads(text)["quantities"].items():
         print(f"{row['ks']:6.3f}  {name:55s} real {row['real']}  sample {row['sample']}")
 
 
