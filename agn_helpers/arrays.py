@@ -249,6 +249,8 @@ class StoredArrays:
 def _json(raw: bytes, where: str) -> dict[str, Any]:
     try:
         document = json.loads(raw)
+        if b"\\ud" in raw.lower():  # half a character, which no text may hold
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as e:
         raise DamagedStoreError(f"{where} is not readable JSON: {e}.") from e
     if not isinstance(document, dict):

@@ -46,7 +46,7 @@ def catalog_frame(record: npt.NDArray[Any]) -> pd.DataFrame:
     Raises
     ------
     DamagedStoreError
-        If a ``train_id`` stands there twice.
+        If a ``train_id`` stands there twice, or a column holds neither numbers nor text.
 
     Examples
     --------
@@ -58,6 +58,11 @@ def catalog_frame(record: npt.NDArray[Any]) -> pd.DataFrame:
     0             <NA>  2.2
     3                7  NaN
     """
+    for name in record.dtype.names or ():
+        kind = record.dtype[name].kind
+        if kind in "VOc" or (name == "train_id" and kind not in "iu"):
+            msg = f"The catalogue's column {name!r} holds {record.dtype[name]}, not what belongs there."
+            raise DamagedStoreError(f"{msg} Look at it with .root['catalog'][:]")
     ids, counts = np.unique(record["train_id"], return_counts=True)
     if len(ids) < len(record):
         msg = (
@@ -65,6 +70,8 @@ def catalog_frame(record: npt.NDArray[Any]) -> pd.DataFrame:
             f"{ids[counts > 1][0]}. Look at the rows with .root['catalog'][:]"
         )
         raise DamagedStoreError(msg)
+    if len(ids) and ids[-1] > np.iinfo(np.int64).max:
+        raise DamagedStoreError(f"The train_id {ids[-1]} is larger than any id can be.")
     columns: dict[str, Any] = {}
     for name in record.dtype.names or ():
         if name == "train_id":
@@ -77,9 +84,13 @@ def catalog_frame(record: npt.NDArray[Any]) -> pd.DataFrame:
         elif values.dtype.kind == "f":
             columns[name] = np.where(missing, np.nan, values)
         else:
-            columns[name] = values.astype(str).astype(object) if values.dtype.kind == "S" else values
+            columns[name] = values
     index = pd.Index(record["train_id"].astype(np.int64), name="train_id")
-    return pd.DataFrame(columns, index=index)
+    try:
+        texts = {n: v.astype(str).astype(object) for n, v in columns.items() if v.dtype.kind == "S"}
+        return pd.DataFrame(columns | texts, index=index)
+    except ValueError as e:  # bytes that are no character
+        raise DamagedStoreError(f"A text in the catalogue cannot be read: {e}.") from e
 
 
 def published_rows() -> pd.DataFrame:

@@ -192,6 +192,8 @@ def missing_mask(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         mask = np.isnan(values)
         if unit_of(name) == "mag":
             mask |= values == MISSING_MAGNITUDE
-    else:
+    elif values.dtype.kind in "SU":
         mask = values == values.dtype.type()
+    else:
+        mask = np.asarray(pd.isna(values))
     return mask

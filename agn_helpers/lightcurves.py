@@ -100,6 +100,10 @@ def long_plan(
     a band that lacks it.
     """
     names = dtype.names or ()
+    for name in names:
+        if dtype[name].kind not in ("biuf" if name.endswith(PER_BAND) else "biufMmSU"):
+            msg = f"The column {name!r} of a light curve holds {dtype[name]}, not numbers."
+            raise InvalidValueError(msg)
     chosen = sorted(check_bands(bands, [b for b in BANDS if f"mjd_{b}" in names]), key=BANDS.index)
     stems = dict.fromkeys(n[:-2] for n in names if n.endswith(PER_BAND))
     first = [s for s in ("mjd", "psfmag", "psfmagerr") if s in stems]
@@ -180,7 +184,10 @@ def long_frame(
     for name, source in sources.items():
         if isinstance(source, str) and out[name].dtype.kind in "iu":
             out[name] = pd.arrays.IntegerArray(out[name], out[name] == MISSING_INTEGER)
-    return pd.DataFrame(out, copy=False)
+    try:
+        return pd.DataFrame(out, copy=False)
+    except ValueError as e:  # bytes that are no character
+        raise InvalidValueError(f"A text in a light curve cannot be read: {e}. Leave its column out.") from e
 
 
 def _measured(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -111,6 +111,8 @@ class ZipMembers:
             if len(data) != info.file_size:
                 raise self._damaged(name, f"{len(data)} bytes where {info.file_size} are promised")
             return data
+        if info.compress_size != info.file_size:
+            raise self._damaged(name, "stored as it is, yet with two sizes")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise self._damaged(name, "encrypted, or compressed in a way that is not read here")
         # One read usually fetches the local header, whose length varies, and the data behind it.

@@ -5,6 +5,7 @@ import html
 import itertools
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -196,7 +197,10 @@ class TrainingSet:
             lines.append((1, f"{LIGHT_CURVES} ({len(keys):,} arrays) keys {first}{more}"))
             if level >= 2:
                 for key in keys[:5]:
-                    lines.append((2, f"{key} {_described(arrays.layout(f'{LIGHT_CURVES}/{key}'))}"))
+                    try:
+                        lines.append((2, f"{key} {_described(arrays.layout(f'{LIGHT_CURVES}/{key}'))}"))
+                    except KeyError:
+                        lines.append((2, f"{key!r} is not an array"))
                 if len(keys) > 5:
                     lines.append((2, f"... and {len(keys) - 5:,} more"))
         return Tree(lines)
@@ -313,7 +317,7 @@ class TrainingSet:
             Not every id of the catalogue need be among them.
         """
         keys = self._arrays.children(LIGHT_CURVES)
-        ids = [int(k) for k in keys if k.isascii() and k.isdecimal() and len(k) < 19]
+        ids = [int(k) for k in keys if re.fullmatch("0|[1-9][0-9]{0,17}", k)]
         return np.array(sorted(ids), dtype=np.int64)
 
     def raw_light_curve(self, train_id: int) -> npt.NDArray[Any]:
@@ -349,6 +353,9 @@ class TrainingSet:
         try:
             layout = self._arrays.layout(path)
         except KeyError:
+            if train_id in self.light_curve_ids():
+                msg = f"{self.location}: {path} has no metadata: it is no array, or a file was lost."
+                raise DamagedStoreError(msg) from None
             raise UnknownTrainIdError(self._no_such_id(train_id)) from None
         if layout.dtype.names is None or len(layout.shape) != 1:
             msg = (
