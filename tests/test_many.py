@@ -107,9 +107,9 @@ def test_unknown_ids_and_columns_are_told(small_store):
     with agn.open_training_set(small_store) as ts:
         with pytest.raises(agn.UnknownTrainIdError, match=r"No light curve with train_id 5 .* 3, 4, 10, 66"):
             ts.light_curves([0, 5])
-        with pytest.raises(agn.UnknownTrainIdError, match="whole number, not 0.5"):
+        with pytest.raises(agn.UnknownTrainIdError, match=r"whole number, not 0\.5"):
             ts.light_curves([0.5])
-        with pytest.raises(agn.UnknownColumnError, match="No column 'psfmag' .* Did you mean"):
+        with pytest.raises(agn.UnknownColumnError, match=r"No column 'psfmag' .* Did you mean"):
             ts.light_curves([0], columns=["psfmag"])
         with pytest.raises(agn.InvalidValueError, match="batch=0 is not a number of light curves"):
             next(ts.iter_light_curves(batch=0))
