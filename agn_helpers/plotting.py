@@ -74,6 +74,7 @@ def plot_light_curve(
     chosen = check_bands(bands, present if len(frame) else BANDS)
     if ax is None:
         _, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    marked = False
     for band in chosen:
         rows = frame[(frame["band"] == band) & frame["mjd"].notna() & frame[y].notna()]
         flagged = rows["outlier"].astype(bool) if "outlier" in rows else pd.Series(False, rows.index)
@@ -84,7 +85,7 @@ def plot_light_curve(
                 part["mjd"],
                 part[y],
                 yerr=part.get("magerr"),
-                label=f"{band} (marked)" if outlier else band,
+                label="_" if marked and outlier else "marked" if outlier else band,
                 fmt=BAND_MARKERS[band],
                 color="0.5" if outlier else BAND_COLOURS[band],
                 markerfacecolor="none" if outlier else None,
@@ -92,10 +93,13 @@ def plot_light_curve(
                 elinewidth=0.8,
                 alpha=0.9,
             )
+            marked |= outlier
     ax.set_xlabel("MJD (days)")
     ax.set_ylabel(f"{Y_NAMES.get(y, y)} (mag)")
     if not ax.yaxis_inverted():
         ax.invert_yaxis()
     if chosen:
-        ax.legend(title="band", ncols=len(chosen), fontsize="small")
+        entries = zip(*ax.get_legend_handles_labels(), strict=True)
+        handles, labels = zip(*sorted(entries, key=lambda e: e[1] == "marked"), strict=True)
+        ax.legend(handles, labels, title="band", ncols=len(labels), fontsize="small")
     return ax

@@ -41,7 +41,7 @@ def test_every_measurement_is_drawn_once_and_outliers_apart(frame, ax):
     assert drawn(ax) == {
         "g": [[51000.0, 19.0], [51002.0, 19.2]],
         "r": [[51000.1, 18.0]],
-        "r (marked)": [[51002.1, 21.0]],
+        "marked": [[51002.1, 21.0]],
     }
 
 
@@ -51,8 +51,13 @@ def test_colour_and_marker_tell_the_bands_apart(frame, ax):
     for band in "gr":
         assert lines[band].get_color() == agn.BAND_COLOURS[band]
         assert lines[band].get_marker() == agn.BAND_MARKERS[band]
-    assert lines["r (marked)"].get_markerfacecolor() == "none"
+    assert lines["marked"].get_markerfacecolor() == "none"
     assert len(set(agn.BAND_COLOURS.values())) == len(set(agn.BAND_MARKERS.values())) == 5
+
+
+def test_the_legend_names_each_band_once_and_marked_points_once(frame, ax):
+    agn.plot_light_curve(frame.assign(outlier=[True, False, False, True, False, False]), ax)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["g", "r", "marked"]
 
 
 def test_error_bars_are_the_errors(frame, ax):
