@@ -35,8 +35,8 @@ class Members(Protocol):
     def children(self, group: str) -> list[str]:
         """Return the names directly below `group` that may be arrays or groups."""
 
-    def names(self) -> Iterable[str]:
-        """Return the name of every member, of whatever kind."""
+    def names(self, below: str = "") -> Iterable[str]:
+        """Return the name of every member, of whatever kind, or only of those below a group or array."""
 
     def zarr_store(self) -> Store:
         """Return a read-only Zarr store over the same bytes."""
@@ -143,8 +143,9 @@ class ZipMembers:
         }
         return [f for f in found if f]
 
-    def names(self) -> list[str]:
-        return list(self._infos)
+    def names(self, below: str = "") -> list[str]:
+        prefix = f"{below}/" if below else ""
+        return [name for name in self._infos if name.startswith(prefix)]
 
     def top_folders(self) -> set[str]:
         """Return the folders at the top, to recognise a zip of the folder instead of its contents."""
@@ -195,8 +196,8 @@ class FolderMembers:
             msg = f"{self.path}: {group} cannot be listed ({e.strerror}). Check its permissions."
             raise DamagedStoreError(msg) from e
 
-    def names(self) -> Iterator[str]:
-        for top, folders, files in os.walk(self._real):
+    def names(self, below: str = "") -> Iterator[str]:
+        for top, folders, files in os.walk(os.path.join(self._real, below)):
             links = [f for f in folders if os.path.islink(os.path.join(top, f))]
             for name in files + links:
                 yield os.path.relpath(os.path.join(top, name), self._real).replace(os.sep, "/")
