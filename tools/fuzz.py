@@ -122,6 +122,7 @@ def store_v3(catalog: np.ndarray, curves: dict[str, np.ndarray], codec: str) -> 
         "gzip": zarr.codecs.GzipCodec(level=1),
         "blosc": zarr.codecs.BloscCodec(typesize=8),
         "crc": None,
+        "transpose": None,
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -133,6 +134,8 @@ def store_v3(catalog: np.ndarray, curves: dict[str, np.ndarray], codec: str) -> 
                 path,
                 data=record,
                 chunks=(max(1, len(record) if path != "catalog" else 3), *record.shape[1:]),
+                # The short road does not know this filter: Zarr itself reads these.
+                filters=[zarr.codecs.TransposeCodec(order=(0,))] if codec == "transpose" else None,
                 compressors=codecs[codec],
             )
             if path == "catalog":
@@ -140,7 +143,9 @@ def store_v3(catalog: np.ndarray, curves: dict[str, np.ndarray], codec: str) -> 
     return [(name, buffer.to_bytes()) for name, buffer in memory.items()]
 
 
-BASES = [(store_v2, c) for c in CODECS] + [(store_v3, c) for c in ("zstd", "gzip", "blosc", "crc")]
+BASES = [(store_v2, c) for c in CODECS] + [
+    (store_v3, c) for c in ("zstd", "gzip", "blosc", "crc", "transpose")
+]
 
 
 @functools.cache
@@ -177,7 +182,7 @@ def cut(data: bytes, rng: Rng) -> bytes:
 
 
 HOSTILE: list[Any] = [
-    None, True, False, 0, -1, 1, 2, 3, 10**6, 2**31, 2**53 + 1, 10**12, 2**63, 10**30, 1.5, 1e308,
+    None, True, False, "\ud800", 0, -1, 1, 2, 3, 10**6, 2**31, 2**53 + 1, 10**12, 2**63, 10**30, 1.5, 1e308,
     float("nan"), float("inf"), "", "x", "0", "é\u202e", "x" * 10_000, "\x00", "../..", "/etc/passwd",
     [], {}, [[]], [0], [-1], [1, 1], [10**12], [10**6, 10**6], [[["a", "<f8"]]], {"a": {}}, "|O", "|O8",
     "object", "<f8", ">f8", "<i4", "|b1", "|S1", "<U1", "<U99999999", "|V8", "|V2000000000", "<M8[ns]",
@@ -291,8 +296,8 @@ def damage_members(members: Members, rng: Rng) -> None:
     """Lose, swap, rename, double or invent members."""
     i, j = pick(members, rng), pick(members, rng)
     (name, data), (other, content) = members[i], members[j]
-    odd = ["../escape/0", "/abs/0", "a\\b", "x\x00y", "sdss_lc/../0", "é/\u202e", "sdss_lc/007/.zarray", "CON",
-           "sdss_lc/-1/.zarray", "sdss_lc/1e3/.zarray", "sdss_lc/١/.zarray", "sdss_lc//.zarray", "x" * 300,
+    odd = ["../escape/0", "/abs/0", "a\\b", "x\x00y", "sdss_lc/../0", "é/\u202e", "sdss_lc/007/.zarray",
+           "sdss_lc/-1/.zarray", "sdss_lc/1e3/.zarray", "sdss_lc/١/.zarray", "sdss_lc//.zarray", "x" * 99,
            "sdss_lc/0/.zgroup", "catalog/.zgroup", "sdss_lc/.zarray", ".zmetadata", "zarr.json", ".zgroup/0",
            "sdss_lc/99999999999999999999/.zarray", "catalog/0.0", "catalog/00", "catalog/9", "a/"]  # fmt: skip
     kind = rng.integers(7)
@@ -546,7 +551,7 @@ def compare_with_zarr(path: Path, format_: int, arrays: dict[str, np.ndarray], t
         for name, ours in arrays.items():
             try:
                 theirs = zarr.open_array(store, path=name, mode="r", zarr_format=format_)[...]
-            except Exception:  # of any kind: Zarr's refusals are not our subject
+            except (Exception, TooSlowError):  # of any kind: Zarr's refusals are not our subject
                 tally["arrays that Zarr refuses"] += 1
                 continue
             tally["arrays equal to Zarr's"] += 1
@@ -604,7 +609,10 @@ def examine(mutant: Mutant, tally: Counter[str]) -> str:
         raise WrongError(f"the manifest finds {listed} where bytes changed is {not listed}: {report[-1]}")
     tally["bytes unchanged"] += not listed
     tally["changed, noticed only by the manifest"] += listed and not noticed
-    if arrays:
+    # Zarr would wait for the writer of a pipe, for ever.
+    pipes = [path for path in mutant.path.parent.rglob("*") if path.is_fifo()]
+    if arrays and not pipes:
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)  # for Zarr
         compare_with_zarr(mutant.path, format_, arrays, tally)
     return "error" if refused or not opened else "answer"
 
