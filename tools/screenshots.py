@@ -29,8 +29,7 @@ def main() -> int:
             for width_name, width in WIDTHS.items():
                 context = program.new_context(viewport={"width": width, "height": 900})
                 context.add_init_script(
-                    f"localStorage.setItem('mode', '{theme}');"
-                    f"localStorage.setItem('theme', '{theme}')"
+                    f"localStorage.setItem('mode', '{theme}');localStorage.setItem('theme', '{theme}')"
                 )
                 tab = context.new_page()
                 for page in options.pages or browser.pages(options.html):
