@@ -88,6 +88,7 @@ def test_members_stand_in_order_stored_and_undated(path, catalog):
         (zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0), 3)
     }
     assert array["compressor"] == {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}
+    assert [array[k] for k in ("order", "filters", "shape", "zarr_format")] == ["C", None, [N], 2]
 
 
 def test_ids_have_gaps_and_text_order_begins_with_0_and_10(catalog):
@@ -133,10 +134,10 @@ def test_the_bytes_do_not_depend_on_the_processor(path, tmp_path):
     from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
     units = [u for u in __cpu_dispatch__ if __cpu_features__[u]]
-    code = "import sys; from agn_helpers.sample import build_sample_store as b; b(sys.argv[1], n=int(sys.argv[2]))"
     plain = tmp_path / "plain.zarr.zip"
+    code = f"import sys; from agn_helpers.sample import build_sample_store as b; b(sys.argv[1], n={N})"
     env = os.environ | {"NPY_DISABLE_CPU_FEATURES": " ".join(units)}
-    subprocess.run([sys.executable, "-c", code, str(plain), str(N)], env=env, check=True)
+    subprocess.run([sys.executable, "-c", code, str(plain)], env=env, check=True)
     assert digest(plain) == digest(path)
 
 
@@ -225,6 +226,11 @@ def test_long_ids_are_packed_as_the_surveys_do(catalog):
         mjd = packed >> 32 & 65535 if kind == 7 else (packed >> 24 & 16383) + 50000
         assert packed > 2**53
         assert 51578 < mjd < 58000
+        plate, fiber = (
+            (packed >> 48, packed >> 22 & 1023) if kind == 7 else (packed >> 50, packed >> 38 & 4095)
+        )
+        assert (266 <= plate < 2974) if kind == 7 else (3510 <= plate < 8192)  # plates of each survey
+        assert 1 <= fiber <= 640
     matched = [(i, r) for i, r in zip(gaia, catalog, strict=True) if i != -99]
     # The published ids of Gaia say where the source is; so do the invented ones.
     assert all(i >> 35 == sample._healpix12(r["ra_sdss"], r["dec_sdss"]) for i, r in matched)
