@@ -13,6 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 import zarr
+from astropy.cosmology import FlatLambdaCDM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.storage import ZipStore
@@ -363,7 +364,7 @@ def test_runs_number_the_nights_in_order(epochs):
     assert rows["run"].max() < 7300
 
 
-def test_errors_grow_with_magnitude_and_describe_the_scatter(epochs):
+def test_errors_grow_with_magnitude(epochs):
     rows, _ = epochs
     for b in BANDS:
         good = rows[rows[f"psfmag_{b}"] > 0]
@@ -372,6 +373,25 @@ def test_errors_grow_with_magnitude_and_describe_the_scatter(epochs):
         faint = np.median(good[f"psfmagerr_{b}"][good[f"psfmag_{b}"] > high])
         assert faint > 2 * bright
         assert 0.003 < bright < 0.05
+
+
+def test_errors_describe_the_scatter_of_neighbouring_nights(curves):
+    truth, pulls = sample_truth(n=N), []
+    for i, curve in curves.items():
+        curve = np.delete(curve, [row for row, _ in truth["outliers"][i]])
+        curve = np.sort(curve[curve["psfmag_u"] > 0], order="mjd_u")
+        near = np.diff(curve["mjd_u"]) < 2.5  # too short for the walk to go far
+        error = np.hypot(curve["psfmagerr_u"][1:], curve["psfmagerr_u"][:-1])
+        clear = near & (error > 0.05) & (error < 0.3)
+        pulls += (np.diff(curve["psfmag_u"]) / error)[clear].tolist()
+    assert len(pulls) > 500
+    assert abs(np.std(pulls) - 1) < 0.12
+
+
+def test_distances_are_those_of_the_stated_cosmology():
+    flat = FlatLambdaCDM(H0=70, Om0=0.3, Tcmb0=0)
+    for z in (0.1, 0.5, 2.0, 5.0):
+        assert abs(sample._distance_modulus(z) - flat.distmod(z).value) < 1e-3
 
 
 def test_extinction_has_the_ratios_of_the_bands(catalog):
