@@ -28,6 +28,7 @@ from agn_helpers.errors import (
 )
 from agn_helpers.features import FeatureWriter, read_features, seal_zip, write_features
 from agn_helpers.lightcurves import clip_outliers, merge_bands, to_long, to_wide
+from agn_helpers.packed import pack_store
 from agn_helpers.parallel import map_light_curves
 from agn_helpers.plotting import BAND_COLOURS, BAND_MARKERS, plot_light_curve
 from agn_helpers.store import TrainingSet, open_training_set
@@ -61,6 +62,7 @@ __all__ = [
     "map_light_curves",
     "merge_bands",
     "open_training_set",
+    "pack_store",
     "plot_light_curve",
     "published_rows",
     "read_features",

@@ -205,7 +205,7 @@ class StoredArrays:
         for index in product(*(range(-(-s // c)) for s, c in zip(layout.shape, layout.chunks, strict=True))):
             bounds = zip(index, layout.chunks, layout.shape, strict=True)
             here = tuple(slice(i * c, min((i + 1) * c, s)) for i, c, s in bounds)
-            block = self._chunk(path, layout, index)
+            block = self.chunk(path, layout, index)
             if block is not None:
                 yield here, block[tuple(slice(h.stop - h.start) for h in here)]
                 continue
@@ -214,7 +214,7 @@ class StoredArrays:
                 fill = np.zeros((), layout.dtype) if value is None else np.array(value, layout.dtype)
             yield here, fill
 
-    def _chunk(self, path: str, layout: Layout, index: tuple[int, ...]) -> npt.NDArray[Any] | None:
+    def chunk(self, path: str, layout: Layout, index: tuple[int, ...]) -> npt.NDArray[Any] | None:
         """Return one chunk decoded, None where the store lacks it and that is allowed."""
         name = f"{path}/{layout.separator.join([*layout.prefix, *map(str, index)]) or '0'}"
         size = math.prod(layout.chunks) * layout.stored.itemsize
@@ -285,7 +285,7 @@ def _json(raw: bytes, where: str) -> dict[str, Any]:
 def _parse_v2(raw: bytes, max_bytes: int) -> Layout | None:
     meta = _json(raw, "the metadata")
     shape, chunks = _sizes(meta.get("shape")), _sizes(meta.get("chunks"))
-    dtype = _dtype_v2(meta.get("dtype"))
+    dtype = dtype_of(meta.get("dtype"))
     filters = meta.get("filters") or []
     order, separator = meta.get("order", "C"), meta.get("dimension_separator", ".")
     if meta.get("zarr_format") != 2 or order not in ("C", "F") or separator not in (".", "/"):
@@ -355,10 +355,10 @@ def _bounded(shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int, lim
     return chunk
 
 
-def _dtype_v2(value: Any) -> np.dtype[Any]:
+def dtype_of(value: Any) -> np.dtype[Any]:
     try:
         if isinstance(value, list) and value and all(len(f) == 2 for f in value):
-            return np.dtype([(str(name), _dtype_v2(t)) for name, t in value])
+            return np.dtype([(str(name), dtype_of(t)) for name, t in value])
         if isinstance(value, str) and re.fullmatch(r"[<>|][biufcSUVMm]\d{1,9}(\[\d*[a-zA-Z]{1,2}\])?", value):
             return np.dtype(value)
     except (TypeError, ValueError, RecursionError):
@@ -377,6 +377,8 @@ def _dtype_v3(value: Any) -> np.dtype[Any] | None:
         pairs = [(f["name"], f["data_type"]) if isinstance(f, dict) else f for f in config["fields"]]
         parts = [(str(n), _dtype_v3(t)) for n, t in pairs]
         return None if any(t is None for _, t in parts) else np.dtype(parts)
+    if name == "null_terminated_bytes":
+        return np.dtype(f"S{int(config['length_bytes'])}")
     if name == "fixed_length_utf32":
         return np.dtype(f"<U{int(config['length_bytes']) // 4}")
     return None

@@ -28,6 +28,7 @@ from agn_helpers.errors import (
     UnknownTrainIdError,
 )
 from agn_helpers.lightcurves import long_frame, to_long
+from agn_helpers.packed import MARK, PackedArrays
 
 __all__ = ["SCISERVER", "TrainingSet", "Tree", "open_training_set"]
 
@@ -35,6 +36,8 @@ SCISERVER = "/home/idies/workspace/Storage/ywx649999311/AGN_training/Data/qso.za
 """Where the original walkthrough found the store on SciServer."""
 
 CATALOG, LIGHT_CURVES = "catalog", "sdss_lc"
+
+Piece = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Any]
 
 PORTION = 2**14
 """Epochs that are converted at a time; 8 to 64 thousand are equally fast."""
@@ -113,9 +116,12 @@ class TrainingSet:
     ) -> None:
         self.location = os.path.abspath(os.path.expanduser(location))
         self._options = {"missing_chunks": missing_chunks, "max_bytes": max_bytes}
-        self._open: StoredArrays | None = StoredArrays(pathlib.Path(self.location), missing_chunks, max_bytes)
+        opened = StoredArrays(pathlib.Path(self.location), missing_chunks, max_bytes)
+        self._open: StoredArrays | PackedArrays | None = opened
         self._root: zarr.Group | None = None
         try:
+            if opened.format == 3 and (about := opened.attrs(LIGHT_CURVES).get(MARK)) is not None:
+                self._open = PackedArrays(opened, about)
             for part, kind in ((CATALOG, "array"), (LIGHT_CURVES, "group")):
                 if self._open.kind(part) != kind:
                     msg = (
@@ -124,7 +130,7 @@ class TrainingSet:
                     )
                     raise NotATrainingSetError(msg)
         except Exception:
-            self.close()
+            opened.close()
             raise
 
     # -- life ---------------------------------------------------------------------------------
@@ -149,7 +155,7 @@ class TrainingSet:
         return f"<TrainingSet {os.path.basename(self.location)!r}: {state}>"
 
     @property
-    def _arrays(self) -> StoredArrays:
+    def _arrays(self) -> StoredArrays | PackedArrays:
         if self._open is None:
             msg = (
                 f"The training set {self.location} is closed. "
@@ -316,6 +322,8 @@ class TrainingSet:
         numpy.ndarray of int64
             Not every id of the catalogue need be among them.
         """
+        if isinstance(self._arrays, PackedArrays):
+            return self._arrays.ids.copy()
         keys = self._arrays.children(LIGHT_CURVES)
         ids = [int(k) for k in keys if re.fullmatch("0|[1-9][0-9]{0,17}", k)]
         return np.array(sorted(ids), dtype=np.int64)
@@ -456,25 +464,21 @@ class TrainingSet:
         ids = self.light_curve_ids().tolist() if train_ids is None else list(train_ids)
         bands = None if bands is None else list(bands)
         columns = [columns] if isinstance(columns, str) else None if columns is None else list(columns)
-        quiet = None if progress is None else not progress
-        with tqdm(total=2 * len(ids), desc="light curves", disable=quiet) as bar:
-
-            def piece(part: list[_Found]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Any]:
-                bar.update(len(part))
-                table = arrays.read_rows([f.path for f in part], [f.layout for f in part])
-                lengths = np.array([f.layout.shape[0] for f in part], np.int64)
-                return np.array([f.train_id for f in part], np.int64), lengths, table
-
-            found = []
-            for train_id in ids:
-                found.append(_Found(int(train_id), *self._find(train_id)))
-                bar.update()
+        with tqdm(
+            total=2 * len(ids), desc="light curves", disable=None if progress is None else not progress
+        ) as bar:
+            groups: Iterable[tuple[np.dtype[Any], int, Iterable[Piece]]]
+            if isinstance(arrays, PackedArrays):
+                wanted = np.asarray(ids)
+                if wanted.dtype.kind not in "iu" or not np.isin(wanted, arrays.ids).all():
+                    wanted = np.array([int(i) for i in ids if self._find(i)], np.int64)
+                groups = [(arrays.dtype, *arrays.pieces(wanted))]
+            else:
+                groups = self._pieces(arrays, ids, bar)
             frames = []
-            for dtype, group in itertools.groupby(found, key=lambda f: f.layout.dtype):
-                alike = list(group)
-                n = sum(f.layout.shape[0] for f in alike)
+            for dtype, n, pieces in groups:
                 try:
-                    frames.append(long_frame(dtype, map(piece, _portions(alike)), n, bands, columns))
+                    frames.append(long_frame(dtype, _counted(pieces, bar), n, bands, columns))
                 except MemoryError as e:
                     msg = f"{len(ids)} light curves do not fit in memory. Use ts.iter_light_curves() instead."
                     raise LimitError(msg) from e
@@ -485,6 +489,24 @@ class TrainingSet:
         known = self.light_curve_ids()[:1]
         dtype = self._find(known[0])[1].dtype if len(known) else np.dtype([])
         return long_frame(dtype, [], 0, bands, columns)
+
+    def _pieces(
+        self, arrays: StoredArrays, ids: list[int], bar: Any
+    ) -> Iterator[tuple[np.dtype[Any], int, Iterator[Piece]]]:
+        """Yield dtype, number of epochs and pieces for `long_frame` of light curves with equal columns."""
+
+        def piece(part: list[_Found]) -> Piece:
+            table = arrays.read_rows([f.path for f in part], [f.layout for f in part])
+            lengths = np.array([f.layout.shape[0] for f in part], np.int64)
+            return np.array([f.train_id for f in part], np.int64), lengths, table
+
+        found = []
+        for train_id in ids:
+            found.append(_Found(int(train_id), *self._find(train_id)))
+            bar.update()
+        for dtype, group in itertools.groupby(found, key=lambda f: f.layout.dtype):
+            alike = list(group)
+            yield dtype, sum(f.layout.shape[0] for f in alike), map(piece, _portions(alike))
 
     def iter_light_curves(
         self,
@@ -519,6 +541,12 @@ class TrainingSet:
         columns = [columns] if isinstance(columns, str) else None if columns is None else list(columns)
         while part := list(itertools.islice(ids, batch)):
             yield self.light_curves(part, bands, columns, progress=False)
+
+
+def _counted(pieces: Iterable[Piece], bar: Any) -> Iterator[Piece]:
+    for piece in pieces:
+        bar.update(len(piece[0]))
+        yield piece
 
 
 class _Found(NamedTuple):

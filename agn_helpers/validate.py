@@ -19,6 +19,7 @@ from agn_helpers.columns import BANDS, MISSING_MAGNITUDE
 from agn_helpers.errors import DamagedStoreError, InvalidValueError, StoreNotFoundError, TrainingSetError
 from agn_helpers.files import Place
 from agn_helpers.members import open_members
+from agn_helpers.packed import PackedArrays
 from agn_helpers.store import CATALOG, LIGHT_CURVES, TrainingSet, open_training_set
 
 __all__ = ["Finding", "Report", "validate_store", "write_manifest"]
@@ -99,7 +100,9 @@ def validate_store(
     try:
         with open_training_set(path, max_bytes=max_bytes) as training_set:
             arrays = training_set._arrays
-            report.note("structure", _structure(arrays), f"Zarr format {arrays.format}")
+            packed = isinstance(arrays, PackedArrays)
+            stored = arrays.stored if isinstance(arrays, PackedArrays) else arrays
+            report.note("structure", _structure(stored, packed), f"Zarr format {arrays.format}")
             lengths, faults = _light_curves(training_set, progress)
             report.note("catalogue", _catalogue(training_set), "every chunk decoded, every column defined")
             report.note("ids", _ids(training_set, lengths), "catalogue and light curves name the same")
@@ -121,23 +124,25 @@ def _few(what: Iterable[object], n: int = 3) -> str:
 # -- structure ------------------------------------------------------------------------------------
 
 
-def _structure(arrays: StoredArrays) -> Iterator[tuple[Level, str]]:
+def _structure(arrays: StoredArrays, packed: bool) -> Iterator[tuple[Level, str]]:
     """Look at every name in the store, and at every document of metadata."""
     foreign, outside, layouts = [], [], {}
     for name in arrays.members.names():
         parts = name.split("/")
         path, rest = parts[:-1], parts[-1]
+        depth = 1 if parts[0] == CATALOG else 2
+        if packed and (parts[0] == CATALOG or parts[1:2] == ["columns"]):
+            depth += 1
         if name.startswith("/") or ".." in parts or re.search(r"[\\:\x00-\x1f]", name):
             outside.append(name)
         elif name.endswith("/"):
             continue  # a zip may list its folders
-        elif rest in DOCUMENTS and (path in ([], [CATALOG]) or (path[0] == LIGHT_CURVES and len(path) < 3)):
+        elif rest in DOCUMENTS and (not path or (path[0] in (CATALOG, LIGHT_CURVES) and len(path) <= depth)):
             try:
                 arrays.attrs("/".join(path)) if rest in (".zattrs", "zarr.json") else None
             except TrainingSetError as e:
                 yield "error", str(e)
         else:
-            depth = 1 if parts[0] == CATALOG else 2
             array = "/".join(parts[:depth])
             if array not in layouts:
                 layouts[array] = _layout(arrays, array)
@@ -216,7 +221,11 @@ def _ids(training_set: TrainingSet, lengths: dict[int, int]) -> Iterator[tuple[L
     catalog = training_set.catalog(["lcN"] if "lcN" in training_set._columns() else [])
     if unknown := sorted(here - set(catalog.index)):
         yield "error", f"{len(unknown):,} light curves of quasars that the catalogue lacks: {_few(unknown)}"
-    promised = catalog["lcN"] if "lcN" in catalog else pd.Series(pd.NA, catalog.index, dtype="Int64")
+    promised = pd.Series(pd.NA, catalog.index, dtype="Int64")
+    if "lcN" in catalog and pd.api.types.is_numeric_dtype(catalog["lcN"]):
+        promised = catalog["lcN"].astype("Float64")
+    else:
+        yield "warning", "the catalogue has no column lcN with the lengths of the light curves"
     absent = promised[~promised.index.isin(here)].fillna(0)
     if len(lost := absent[absent > 0]):
         yield "error", f"{len(lost):,} light curves are absent though lcN promises them: {_few(lost.index)}"

@@ -161,9 +161,7 @@ def test_any_array_reads_as_zarr_reads_it(case):
             same(arrays.read("a"), by_zarr(path))
             layout = arrays.layout("a")
     dtypes = [made["dtype"][n] for n in made["dtype"].names or ()] or [made["dtype"]]
-    by_zarr_itself = v == 3 and (
-        "shards" in made or "filters" in made or any(d.kind in "SMm" for d in dtypes)
-    )
+    by_zarr_itself = v == 3 and ("shards" in made or "filters" in made or any(d.kind in "Mm" for d in dtypes))
     assert (layout.decoders is None) == by_zarr_itself
 
 

