@@ -6,11 +6,8 @@ a table appears under its name only when every chunk of it is on disk.
 """
 
 import contextlib
-import glob
 import os
 import shutil
-import sys
-import uuid
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,19 +25,16 @@ from agn_helpers.columns import MISSING_INTEGER
 from agn_helpers.errors import (
     InvalidValueError,
     NotATrainingSetError,
-    StoreNotFoundError,
-    TargetExistsError,
     UnsafeWriteError,
 )
+from agn_helpers.files import Place
 from agn_helpers.parallel import in_order
-
-if sys.platform != "win32":
-    import fcntl
 
 __all__ = ["FeatureWriter", "read_features", "seal_zip", "write_features"]
 
 INDEX = "train_id"
-TEMPORARY = ".partial"
+LEFTOVER = ".partial"
+"""Zarr writes a chunk to a name that ends so, then renames it; what is left belonged to a killed writer."""
 
 
 class FeatureWriter:
@@ -97,7 +91,13 @@ class FeatureWriter:
             raise InvalidValueError(f"n={n} rows in chunks of {chunk} cannot be: n >= 0, chunk >= 1.")
         self.n, self.chunk = int(n), int(chunk)
         self.columns = {str(name): _storable(str(name), dtype) for name, dtype in columns.items()}
-        self._place: _Place | None = _Place(path, folder=True)
+        if os.fspath(path).endswith(".zip") or "://" in os.fspath(path):
+            msg = (
+                f"{os.fspath(path)!r} is not a folder. A zip has one index at its end, which writers "
+                "overwrite for each other. Write to a folder first, then: seal_zip(folder, zip)"
+            )
+            raise UnsafeWriteError(msg)
+        self._place: Place | None = Place(path, folder=True)
         self._folder = self._place.temporary
         try:
             root = zarr.create_group(
@@ -182,7 +182,7 @@ class FeatureWriter:
                         "Nothing was kept. Run it again, and wait for every worker's answer."
                     )
                     raise UnsafeWriteError(msg)
-            for leftover in self._folder.rglob(f"*{TEMPORARY}"):  # of a worker that was killed
+            for leftover in self._folder.rglob(f"*{LEFTOVER}"):
                 leftover.unlink()
             ids = pd.Index(_read(self._folder, [INDEX])[INDEX])
             if not ids.is_unique:
@@ -422,7 +422,7 @@ def seal_zip(folder: "str | os.PathLike[str]", target: "str | os.PathLike[str]")
     NotATrainingSetError
         If `folder` is no Zarr store.
     UnsafeWriteError
-        If `folder` is still being written, or holds links.
+        If `folder` holds links, or the zip does not read back.
 
     Examples
     --------
@@ -439,108 +439,21 @@ def seal_zip(folder: "str | os.PathLike[str]", target: "str | os.PathLike[str]")
         msg = f"{source} is not a folder that holds a Zarr store. Look at it: ls -a {source}"
         raise NotATrainingSetError(msg)
     files = sorted(p for p in source.rglob("*") if p.is_symlink() or not p.is_dir())
-    strange = [p for p in files if p.is_symlink() or not p.is_file()]
-    if strange or source.name.endswith(TEMPORARY):
-        msg = f"{strange[0]} is a link." if strange else f"{source} is still being written."
-        raise UnsafeWriteError(f"{msg} Seal a finished folder: copy it with cp -rL first, or wait.")
-    # Zarr writes to a name that ends so and renames; one that is left belonged to a killed writer.
-    names = {p.relative_to(source).as_posix(): p for p in files if not p.name.endswith(TEMPORARY)}
-    place = _Place(target, folder=False)
-    try:
+    if links := [p for p in files if p.is_symlink() or not p.is_file()]:
+        msg = f"{links[0]} is a link, or no ordinary file. Seal a plain copy: cp -rL {source} copy.zarr"
+        raise UnsafeWriteError(msg)
+    names = {p.relative_to(source).as_posix(): p for p in files if not p.name.endswith(LEFTOVER)}
+    with Place(target) as place:
         with zipfile.ZipFile(place.temporary, "w", zipfile.ZIP_STORED) as z:
             for name, path in names.items():
-                info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+                info = zipfile.ZipInfo(
+                    name
+                )  # dated 1980-01-01, so that the same content gives the same bytes
                 info.create_system, info.external_attr = 3, 0o644 << 16
                 info.file_size = path.stat().st_size
                 with path.open("rb") as f, z.open(info, "w") as out:
                     shutil.copyfileobj(f, out)
         with zipfile.ZipFile(place.temporary) as z:
-            if z.namelist() != list(names) or (bad := z.testzip()):
-                raise UnsafeWriteError(f"The new zip does not read back ({bad}). Check the disk: df -h")
-        return place.reveal()
-    finally:
-        place.remove()
-
-
-class _Place:
-    """A hidden sibling of the target, locked while its maker lives: so others know a leftover from it."""
-
-    def __init__(self, target: "str | os.PathLike[str]", folder: bool) -> None:
-        self.target = Path(os.path.abspath(os.path.expanduser(target)))
-        parent, name = self.target.parent, self.target.name
-        if folder and (name.endswith(".zip") or "://" in os.fspath(target)):
-            msg = (
-                f"{os.fspath(target)!r} is not a folder. A zip has one index at its end, which writers "
-                "overwrite for each other. Write to a folder first, then: seal_zip(folder, zip)"
-            )
-            raise UnsafeWriteError(msg)
-        if not parent.is_dir():
-            raise StoreNotFoundError(f"There is no folder {str(parent)!r}. Make it: mkdir -p {parent}")
-        self._refuse_existing()
-        self.temporary = parent / f".{name}.{uuid.uuid4().hex}{TEMPORARY}"
-        gate = _lock(parent, wait=True)  # so that nobody removes a new folder before it is locked
-        for old in parent.glob(f".{glob.escape(name)}.*{TEMPORARY}"):
-            lock = _lock(old)
-            if lock is not None:
-                _remove(old)
-                os.close(lock)
-        if folder:
-            self.temporary.mkdir()
-        else:
-            self.temporary.touch()
-        self._locked = _lock(self.temporary)
-        if gate is not None:
-            os.close(gate)
-
-    def _refuse_existing(self) -> None:
-        if os.path.lexists(self.target):
-            msg = f"{self.target} exists and is not overwritten. Choose another name, or remove it first."
-            raise TargetExistsError(msg)
-
-    def reveal(self) -> Path:
-        """Put all on disk, then rename: the one step that shows everything at once."""
-        self._refuse_existing()
-        for path in [*self.temporary.rglob("*"), self.temporary]:
-            _sync(path)
-        os.replace(self.temporary, self.target)
-        _sync(self.target.parent)
-        return self.target
-
-    def remove(self) -> None:
-        _remove(self.temporary)
-        if self._locked is not None:
-            os.close(self._locked)
-            self._locked = None
-
-
-def _lock(path: Path, wait: bool = False) -> int | None:
-    """Return a locked descriptor; None where another process holds the lock, or the disk has no locks."""
-    if sys.platform == "win32":  # leftovers of killed writers stay there
-        return None
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        return descriptor
-    except OSError:
-        os.close(descriptor)
-        return None
-
-
-def _sync(path: Path) -> None:
-    """Make sure that a file or folder survives a power cut."""
-    with contextlib.suppress(OSError):  # not every system can do it for folders
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+            if z.namelist() != list(names) or z.testzip() is not None:
+                raise UnsafeWriteError(f"The new zip does not read back. Is the disk full? df -h {source}")
+    return place.target

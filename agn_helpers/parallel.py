@@ -283,12 +283,25 @@ def _start_worker(packed: bytes) -> None:
 
     global _task
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _task = cloudpickle.loads(packed)
 
 
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)  # a kernel that is restarted is killed and ends nobody
+
+
+def _leave(*_: object) -> None:
+    global _task
+    _task = None
+    raise SystemExit  # out of the current light curve; the pool then lets its locks go as always
+
+
 def _work(ids: list[int]) -> bytes:
-    assert _task is not None  # noqa: S101  (for the type checker: the initializer ran)
-    return _work_on(_task, ids)
+    return b"" if _task is None else _work_on(_task, ids)
 
 
 def _work_on(task: Task, ids: list[int]) -> bytes:
@@ -348,12 +361,10 @@ def _by_processes(task: Task, batches: Iterator[list[int]], workers: int) -> Out
             yield cloudpickle.loads(packed)
         finished = True
     finally:
-        processes = list((pool._processes or {}).values())
         if not finished:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
+            for process in list((pool._processes or {}).values()):
                 process.terminate()  # they only read, so nothing is left half done
-        pool.shutdown(wait=True)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _by_dask(task: Task, batches: Iterator[list[int]], workers: int) -> Outcomes:
