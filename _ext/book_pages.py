@@ -2,16 +2,20 @@
 
 Corrects what the theme and the notebook reader offer no option for, each found with axe-core or in
 a browser's request log. `tests/test_site.py` and `tests/test_site_browser.py` keep it so.
+Also adds what search engines and social networks read, a map of the site, and a page for addresses
+that do not exist.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import html
 import itertools
 import re
 import shutil
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -33,7 +37,9 @@ SUBSTITUTIONS = [
     ),
 ]
 PATTERNS = [(re.compile(pattern), new) for pattern, new in SUBSTITUTIONS]
-FRAME = re.compile(r'(?:<style scoped>.*?</style>\s*)?<table border="1" class="dataframe">(.*?)</table>', re.S)  # fmt: skip
+FRAME = re.compile(
+    r'(?:<style scoped>.*?</style>\s*)?<table border="1" class="dataframe">(.*?)</table>', re.S
+)
 
 
 def accessible_frame(body: str) -> str:
@@ -77,13 +83,88 @@ def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
     """
     if exception or app.builder.format != "html":
         return
-    found = importlib.util.find_spec("sphinx-mathjax-offline")
-    assert found and found.origin, "sphinx-mathjax-offline is in requirements.txt"  # noqa: S101
-    source = Path(found.origin).parent / "static" / "mathjax"
+    package = distribution("sphinx-mathjax-offline")
+    source = Path(str(package.locate_file("sphinx-mathjax-offline/static/mathjax")))
     target = Path(app.outdir) / "_static" / "mathjax"
     fonts = Path("output", "chtml", "fonts")
     shutil.copytree(source / fonts, target / fonts, dirs_exist_ok=True)
     shutil.copyfile(source / "tex-chtml.js", target / "tex-chtml.js")
+
+
+def describe(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None
+) -> None:
+    """Tell others what the page is about: its description, or its first paragraph.
+
+    Also name the book's picture, which social networks show beside a link.
+    """
+    tags = context.get("metatags", "")
+    found = re.search(r'<meta content="([^"]*)" name="description"', tags)
+    text = found[1] if found else first_paragraph(tree)
+    title = html.escape(re.sub(r"<.*?>", "", context.get("title", "")) or app.config.project)
+    picture = app.config.html_baseurl + "_static/drawn/social.png"
+    lines = [] if found or not text else [f'<meta name="description" content="{text}">']
+    lines += [
+        f'<meta property="og:title" content="{title}">',
+        f'<meta property="og:site_name" content="{html.escape(app.config.project)}">',
+        '<meta property="og:type" content="article">',
+        f'<meta property="og:image" content="{picture}">',
+        '<meta property="og:image:alt" content="Light curve of a quasar in five bands">',
+        '<meta name="twitter:card" content="summary_large_image">',
+    ]
+    if text:
+        lines.append(f'<meta property="og:description" content="{text}">')
+    context["metatags"] = tags + "\n    " + "\n    ".join(lines)
+
+
+def first_paragraph(tree: nodes.document | None) -> str:
+    """The first paragraph of a page as text for an attribute, at most 200 characters."""
+    paragraph = next(iter(tree.findall(nodes.paragraph)), None) if tree else None
+    text = " ".join(paragraph.astext().split()) if paragraph else ""
+    return html.escape(text if len(text) <= 200 else text[:197].rsplit(" ", 1)[0] + " ...")
+
+
+def link_own_hub(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None
+) -> None:
+    """Add a button for the reader's own JupyterHub, whose address only the reader knows.
+
+    It leads to a form on the set-up page, which knows the chapter and makes the link.
+    """
+    for button in context.get("header_buttons", []):
+        if button.get("label") == "launch-buttons":
+            form = context["pathto"]("setup") + f"?chapter={page}.ipynb#own-jupyterhub"
+            button["buttons"].append(
+                {
+                    "type": "link",
+                    "text": "JupyterHub",
+                    "tooltip": "Launch on your own JupyterHub",
+                    "icon": "fas fa-server",
+                    "url": form,
+                }
+            )
+
+
+def write_extra_files(app: Sphinx, exception: Exception | None) -> None:
+    """Write the map of the site and the page for addresses that do not exist."""
+    if exception or app.builder.format != "html":
+        return
+    base, out = app.config.html_baseurl, Path(app.outdir)
+    pages = "".join(
+        f"<url><loc>{base}{app.builder.get_target_uri(name)}</loc></url>\n"
+        for name in sorted(app.env.found_docs)
+    )
+    (out / "sitemap.xml").write_text(
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{pages}</urlset>\n',
+        encoding="utf-8",
+    )
+    page = (Path(__file__).parent / "404.html").read_text(encoding="utf-8")
+    home = urlsplit(base).path or "/"
+    (out / "404.html").write_text(
+        page.replace("{title}", html.escape(app.config.project)).replace("{home}", home),
+        encoding="utf-8",
+    )
 
 
 def drop_thebe(
@@ -107,6 +188,9 @@ def drop_thebe(
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx about this extension."""
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", link_own_hub, priority=900)
+    app.connect("html-page-context", describe, priority=900)
     app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", write_extra_files)
     app.connect("build-finished", fix_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import execute
+import home_figure
 
 ROOT = execute.ROOT
 # What the site is made of, seen from the root of the project.
@@ -29,6 +30,7 @@ SOURCES = (
     "_config.yml", "_toc.yml", "_ext", "_static", "notebooks", "reference",
     "index.md", "setup.md", "CHANGELOG.md", "CONTRIBUTING.md",
 )  # fmt: skip
+DRAWN = Path("_static", "drawn")  # pictures made at build, in the copy only
 SKIP = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "*.part")
 
 
@@ -50,7 +52,8 @@ def stage(folder: Path) -> None:
                     shutil.copyfile(file, target)
     for target in sorted(folder.rglob("*")):
         if target.is_file() and target.relative_to(folder) not in wanted:
-            target.unlink()
+            if target.parent != folder / DRAWN:
+                target.unlink()
 
 
 def resolve(store: str) -> str:
@@ -162,13 +165,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"The book about {location}:", flush=True)
             stage(folder / "book")
             execute_on(location, folder)
+            home_figure.make(folder / "book" / DRAWN, location)
         else:
-            from agn_helpers import open_training_set
-
             os.environ.pop("AGN_STORE", None)
-            with open_training_set():  # builds the sample store on first use
-                pass
             stage(folder / "book")
+            home_figure.make(folder / "book" / DRAWN)  # builds the sample store on first use
     except (execute.ExecutionError, OSError, ValueError, LookupError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
