@@ -196,7 +196,7 @@ class TrainingSet:
         arrays = self._arrays
         lines: list[tuple[int, str]] = [(0, "/")]
         if level >= 1:
-            lines.append((1, f"{CATALOG} {_described(arrays.layout(CATALOG))}"))
+            lines.append((1, f"{CATALOG} {_described(self._catalog_layout())}"))
             keys = arrays.children(LIGHT_CURVES)
             first = ", ".join(repr(k) for k in keys[:3])
             more = ", ..." if len(keys) > 3 else ""
@@ -263,8 +263,15 @@ class TrainingSet:
         msg = f"The column {column!r} is in the catalogue, but the store does not say what it means."
         raise UnknownColumnError(f"{msg} See ts.column_definitions()")
 
+    def _catalog_layout(self) -> Layout:
+        try:
+            return self._arrays.layout(CATALOG)
+        except KeyError:  # it was there when the store was opened
+            msg = f"The catalogue of {self.location} has vanished. Is the disk still there? Open it again."
+            raise DamagedStoreError(msg) from None
+
     def _columns(self) -> list[str]:
-        dtype = self._arrays.layout(CATALOG).dtype
+        dtype = self._catalog_layout().dtype
         if not dtype.names or "train_id" not in dtype.names:
             msg = (
                 f"The catalogue of {self.location} has no column 'train_id' (its type is "
@@ -472,7 +479,7 @@ class TrainingSet:
                 wanted = np.asarray(ids)
                 if wanted.dtype.kind not in "iu" or not np.isin(wanted, arrays.ids).all():
                     wanted = np.array([int(i) for i in ids if self._find(i)], np.int64)
-                groups = [(arrays.dtype, *arrays.pieces(wanted))]
+                groups = [(arrays.dtype, *arrays.pieces(wanted.astype(np.int64)))]
             else:
                 groups = self._pieces(arrays, ids, bar)
             frames = []
