@@ -32,7 +32,7 @@ from agn_helpers.members import ZipMembers, open_members
 
 __all__ = ["MAX_BYTES", "Layout", "StoredArrays"]
 
-MAX_BYTES = 2**30
+MAX_BYTES = 2**27
 """Largest array, in bytes, that is read unless the caller allows more (the real set needs 12 MB)."""
 
 MAX_CHUNKS = 2**20

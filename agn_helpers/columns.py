@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from agn_helpers.errors import UnknownBandError, UnknownColumnError, near
+from agn_helpers.errors import LimitError, UnknownBandError, UnknownColumnError, near
 
 __all__ = [
     "BANDS",
@@ -29,6 +29,9 @@ __all__ = [
 
 BANDS = ("u", "g", "r", "i", "z")
 """The five SDSS bands, from blue to red."""
+
+MAX_NAMES = 100_000
+"""Most columns that definitions may stand for (the real set has 63)."""
 
 MISSING_INTEGER = -99
 """What an integer column of the store holds where a value is missing."""
@@ -96,10 +99,18 @@ def find_definition(name: str, definitions: Mapping[str, Any]) -> tuple[str, str
     """
     if name in definitions:
         return name, str(definitions[name])
+    return _by_name(definitions).get(name)
+
+
+def _by_name(definitions: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return ``(template, definition)`` by every column name that a template stands for."""
+    found: dict[str, tuple[str, str]] = {}
     for template, text in definitions.items():
-        if name in expand_template(template):
-            return template, str(text)
-    return None
+        for name in expand_template(template):
+            found.setdefault(name, (template, str(text)))
+        if len(found) > MAX_NAMES:
+            raise LimitError(f"The definitions name more than {MAX_NAMES} columns: not read. Look at .root")
+    return found
 
 
 def definition_table(
@@ -131,8 +142,9 @@ def definition_table(
     {'z': 'no definition', 'z_err': 'no column'}
     """
     rows: dict[str, dict[str, Any]] = {}
+    defined = _by_name(definitions) | {name: (name, str(text)) for name, text in definitions.items()}
     for name, dtype in dtypes.items():
-        found = find_definition(name, definitions)
+        found = defined.get(name)
         rows[name] = {
             "definition": found[1] if found else None,
             "unit": unit_of(name),
@@ -141,10 +153,9 @@ def definition_table(
             "n_missing": missing_counts[name],
             "status": "defined" if found else "no definition",
         }
-    for template, text in definitions.items():
-        for name in expand_template(template):
-            if name not in rows:
-                rows[name] = {"definition": str(text), "n_missing": None, "status": "no column"}
+    for name, (_, text) in _by_name(definitions).items():
+        if name not in rows:
+            rows[name] = {"definition": text, "n_missing": None, "status": "no column"}
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.index.name = "column"
     return table.astype({"n_missing": "Int64"})
@@ -197,3 +208,13 @@ def missing_mask(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     else:
         mask = np.asarray(pd.isna(values))
     return mask
+
+
+def is_text(values: Any) -> bool:
+    """Return False for an array of texts that hold a code which is no character (pandas would not tell)."""
+    if values.dtype.kind not in "SU" or not values.dtype.itemsize:
+        return True
+    if values.dtype.kind == "S":  # NumPy takes them for ASCII
+        return bool((np.ascontiguousarray(values).view(np.uint8) < 128).all())
+    codes = np.ascontiguousarray(values, values.dtype.newbyteorder("=")).view(np.uint32)
+    return not bool(((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any())

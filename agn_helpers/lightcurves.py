@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, check_bands, check_names
+from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, check_bands, check_names, is_text
 from agn_helpers.errors import InvalidValueError
 
 __all__ = ["bands_of", "clip_outliers", "merge_bands", "to_long", "to_wide"]
@@ -184,10 +184,9 @@ def long_frame(
     for name, source in sources.items():
         if isinstance(source, str) and out[name].dtype.kind in "iu":
             out[name] = pd.arrays.IntegerArray(out[name], out[name] == MISSING_INTEGER)
-    try:
-        return pd.DataFrame(out, copy=False)
-    except ValueError as e:  # bytes that are no character
-        raise InvalidValueError(f"A text in a light curve cannot be read: {e}. Leave its column out.") from e
+    if broken := [n for n in sources if not is_text(out[n])]:
+        raise InvalidValueError(f"A text in the column {broken[0]!r} is none: leave the column out.")
+    return pd.DataFrame(out, copy=False)
 
 
 def _measured(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

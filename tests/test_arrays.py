@@ -128,7 +128,7 @@ DAMAGED_V2 = {
     ),
     "chunks enormous": (v2(chunks=[10**12]), "declares 8000000000000 bytes"),
     "number beyond 64 bits": (v2(shape=[10**30]), "impossible shape or chunks"),
-    "chunks beyond counting": (v2(shape=[2**25], chunks=[1]), "declares more than 1048576 chunks"),
+    "chunks beyond counting": (v2(shape=[2**21], chunks=[1]), "declares more than 1048576 chunks"),
     "object dtype": (v2(dtype="|O"), r"data type \|O is not one this module reads"),
     "objects in a record": (v2(dtype=[["a", "|O"]]), "objects never are"),
     "no dtype": (v2(dtype=None), "data type None is not one"),
