@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))  # tests/stores.py is imported by its name
 
 import stores
+from site_fixtures import site  # noqa: F401  (a fixture)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

@@ -48,12 +48,14 @@ def draw(frame: pd.DataFrame, ink: str, rule: str, size: tuple[float, float]) ->
             part["mag"],
             agn.BAND_MARKERS[band],
             color=agn.BAND_COLOURS[band],
-            markersize=5,
+            markersize=6,
             alpha=0.85,
             markeredgewidth=0,
             label=band,
         )
-    ax.invert_yaxis()
+    # The main body of the points; a few outliers would make everything else flat.
+    bright, faint = np.nanpercentile(frame["mag"], [0.5, 99.5])
+    ax.set_ylim(faint + 0.15, bright - 0.15)
     ax.set_xlabel("year", color=ink)
     ax.set_ylabel("brightness (mag)", color=ink)
     ax.tick_params(colors=ink)
@@ -88,7 +90,7 @@ def make(folder: Path, location: str | None = None) -> None:
         for theme, (ink, rule) in THEMES.items():
             file = io.BytesIO()
             with plt.rc_context(style):
-                figure = draw(frame, ink, rule, (6.4, 4.2))
+                figure = draw(frame, ink, rule, (5.6, 3.9))
                 figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
             plt.close(figure)
             pictures[f"home-{theme}.svg"] = file.getvalue()
