@@ -6,6 +6,7 @@ there are, nor on who builds it. The numbers follow published statistics (each n
 a published row. `sample_truth` tells what a reader's analysis should find again.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib.resources
@@ -13,7 +14,6 @@ import itertools
 import json
 import math
 import os
-import uuid
 import zipfile
 from base64 import b64encode
 from collections.abc import Iterable
@@ -29,13 +29,8 @@ from tqdm import tqdm
 
 from agn_helpers.catalog import AB_CORRECTION, SOFTENING, magnitude_to_flux, published_record
 from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, edition_2020
-from agn_helpers.errors import (
-    LimitError,
-    StoreNotFoundError,
-    TargetExistsError,
-    UnknownTrainIdError,
-    near,
-)
+from agn_helpers.errors import LimitError, TargetExistsError, UnknownTrainIdError, near
+from agn_helpers.files import Place
 
 __all__ = [
     "SAMPLE_SEED",
@@ -220,7 +215,7 @@ def _magnitude_error(flux: Floats, error: Floats) -> Floats:
     return np.asarray(_MAG * error / np.hypot(flux, 2.0 * _SOFTENING))
 
 
-def _designation(ra: float, dec: float) -> str:
+def designation(ra: float, dec: float) -> str:
     """Return the SDSS name of a position; it cuts digits off and never rounds (IAU convention)."""
     seconds, arcsec = round(ra * 1e6) * 24 // 1000, abs(round(dec * 1e6)) * 36 // 1000
     return (
@@ -283,7 +278,7 @@ def _invented_row(train_id: int, rng: np.random.Generator) -> tuple[dict[str, An
     err = err * np.exp(0.15 * n[7:12])
     ra = round(east % 360.0, 6)
     row: dict[str, Any] = {"train_id": train_id, "ra_sdss": ra, "dec_sdss": dec, "z": z}
-    row |= {"sdssj": _designation(ra, dec), "z_err": round(3e-4 * (1 + z) * math.exp(0.5 * n[12]), 6)}
+    row |= {"sdssj": designation(ra, dec), "z_err": round(3e-4 * (1 + z) * math.exp(0.5 * n[12]), 6)}
     row |= _by_band("psfmag_{}", mean + err * n[13:18]) | _by_band("psfmagerr_{}", err)
     row |= _by_band("extinction_{}", a_u * _EXTINCTION)
     row |= _spectrum(u, faint=mean[3] > 19.1) | _photo_ids(ra, dec, u)
@@ -357,8 +352,8 @@ def _gaia(ra: float, dec: float, mag_r: float, u: Floats, n: Floats) -> dict[str
     return row
 
 
-def _derived(row: dict[str, Any]) -> dict[str, float]:
-    """Return the derived columns, as the definitions of the catalogue say."""
+def derived_columns(row: dict[str, Any]) -> dict[str, float]:
+    """Return the derived columns but those of Gaia, as the definitions of the catalogue say."""
     dered = {b: round(row[f"psfmag_{b}"] - row[f"extinction_{b}"], 6) for b in BANDS}
     out: dict[str, float] = {f"dered_{b}": v for b, v in dered.items()}
     for k, (blue, red) in enumerate(itertools.pairwise(BANDS)):
@@ -375,7 +370,7 @@ def _source(train_id: int, seed: int, log: Floats) -> _Source:
     if row is None:
         row, mean = _invented_row(train_id, rng)
         row |= {"psPm[0]": row["pmra"], "psPm[1]": row["pmdec"], "psParallax": row["parallax"]}
-        row |= _derived(row)
+        row |= derived_columns(row)
     else:
         mean = np.array([row[f"psfmag_{b}"] for b in BANDS])
     tau, sf_inf = _variability(row["z"], row["dered_i"], rng)
@@ -469,19 +464,20 @@ def _light_curve(source: _Source, train_id: int, seed: int, log: Floats) -> npt.
     return out
 
 
-def _json(document: Any) -> bytes:
+def json_document(document: Any) -> bytes:
+    """Return a metadata document as the 2020 store has it."""
     return json.dumps(document, indent=4, sort_keys=True, separators=(",", ": ")).encode()
 
 
 @functools.lru_cache(maxsize=256)
-def _array_document(table: str, rows: int, chunk: int) -> bytes:
+def array_document(table: str, rows: int, chunk: int) -> bytes:
     """Return the ``.zarray`` document (Zarr format 2) of the catalogue or of a light curve."""
     fields = edition_2020()[f"{table}_fields"]
     itemsize = np.dtype([(name, kind) for name, kind in fields]).itemsize
-    return _json(
+    return json_document(
         {
             "chunks": [chunk],
-            "compressor": _codec().get_config(),
+            "compressor": blosc_codec().get_config(),
             "dtype": fields,
             "fill_value": b64encode(bytes(itemsize)).decode(),
             "filters": None,
@@ -492,20 +488,21 @@ def _array_document(table: str, rows: int, chunk: int) -> bytes:
     )
 
 
-def _codec() -> Blosc:
+def blosc_codec() -> Blosc:
+    """Return the codec of the 2020 store."""
     return Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE)
 
 
 def _members(n: int, seed: int, progress: bool | None) -> Iterable[tuple[str, bytes]]:
     """Yield name and content of every member of the store, in its order."""
-    edition, codec, log, ids = edition_2020(), _codec(), _observing_log(seed), _train_ids(n)
+    edition, codec, log, ids = edition_2020(), blosc_codec(), _observing_log(seed), _train_ids(n)
     synthetic = _SYNTHETIC.format(version=_VERSION, seed=seed, n=n)
-    group = _json({"zarr_format": 2})
+    group = json_document({"zarr_format": 2})
     yield ".zgroup", group
-    yield ".zattrs", _json(edition["root_attrs"] | {"synthetic": synthetic})
+    yield ".zattrs", json_document(edition["root_attrs"] | {"synthetic": synthetic})
     chunk = min(n, _CATALOG_CHUNK)
-    yield "catalog/.zarray", _array_document("catalog", n, chunk)
-    yield "catalog/.zattrs", _json(edition["catalog_definitions"])
+    yield "catalog/.zarray", array_document("catalog", n, chunk)
+    yield "catalog/.zattrs", json_document(edition["catalog_definitions"])
     # None: a bar where someone watches, none in files and notebooks.
     with tqdm(total=2 * n, desc="sample store", disable=None if progress is None else not progress) as bar:
         for start in range(0, n, chunk):
@@ -519,26 +516,18 @@ def _members(n: int, seed: int, progress: bool | None) -> Iterable[tuple[str, by
         # Text order, '0', '10', '100': that of the 2020 store, and what Zarr then lists.
         for train_id in sorted(ids.tolist(), key=str):
             curve = _light_curve(_source(train_id, seed, log), train_id, seed, log)
-            yield f"sdss_lc/{train_id}/.zarray", _array_document("light_curve", curve.size, curve.size)
+            yield f"sdss_lc/{train_id}/.zarray", array_document("light_curve", curve.size, curve.size)
             yield f"sdss_lc/{train_id}/0", codec.encode(curve)
             bar.update()
 
 
 def _write(path: Path, n: int, seed: int, progress: bool | None) -> None:
-    """Write the store under another name beside `path`, then rename it: complete or absent."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with temporary.open("xb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, content in _members(n, seed, progress):
-                    info = zipfile.ZipInfo(name)  # dated 1980-01-01
-                    info.create_system, info.external_attr = 3, 0o644 << 16  # the same on Windows
-                    archive.writestr(info, content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write the store: complete or absent."""
+    with Place(path) as place, zipfile.ZipFile(place.temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in _members(n, seed, progress):
+            info = zipfile.ZipInfo(name)  # dated 1980-01-01
+            info.create_system, info.external_attr = 3, 0o644 << 16  # the same on Windows
+            archive.writestr(info, content)
 
 
 def build_sample_store(
@@ -591,12 +580,6 @@ def build_sample_store(
     if not 1 <= n <= 100_000:
         msg = f"A sample store has 1 to 100,000 quasars, not n={n!r}. Pass for example n=500."
         raise LimitError(msg)
-    if path.exists() or path.is_symlink():
-        msg = f"There is something at {str(path)!r} already; it was left alone. Choose another name."
-        raise TargetExistsError(msg)
-    if not path.parent.is_dir():
-        msg = f"No folder {str(path.parent)!r} to write to. Make it: Path({str(path.parent)!r}).mkdir()"
-        raise StoreNotFoundError(msg)
     _write(path, n, seed, progress)
     return path
 
@@ -620,12 +603,8 @@ def sample_store(progress: bool | None = None) -> Path:
     path = folder / f"sample-{_VERSION}.zarr.zip"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        try:
+        with contextlib.suppress(TargetExistsError):  # another process was first, with equal bytes
             _write(path, 500, SAMPLE_SEED, progress)
-        except PermissionError:
-            # Windows lets nobody replace a file that is open: another process was first, with equal bytes.
-            if not path.exists():
-                raise
     return path
 
 

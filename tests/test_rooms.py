@@ -27,11 +27,14 @@ ARROWS = {
     "lightcurves": {"errors", "columns"},
     "plotting": {"columns", "errors"},
     "store": {"errors", "columns", "catalog", "lightcurves", "arrays", "packed"},
-    "sample": {"errors", "columns", "lightcurves", "catalog"},
+    "sample": {"errors", "files", "columns", "lightcurves", "catalog"},
     "validate": {"errors", "columns", "catalog", "members", "arrays", "store", "files", "packed"},
     "parallel": {"errors", "store", "lightcurves"},
     "features": {"errors", "columns", "arrays", "files", "parallel"},
     "packed": {"errors", "arrays", "files", "members"},
+    "stripe82": {"errors", "columns", "files", "packed", "sample"},
+    "classes": {"errors", "columns", "store"},
+    "editions": {"errors", "arrays", "columns", "lightcurves", "store"},
 }
 
 

@@ -484,7 +484,7 @@ def test_a_number_out_of_range_is_refused(tmp_path, n):
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(StoreNotFoundError, match=r"No folder .*nowhere"):
+    with pytest.raises(StoreNotFoundError, match=r"There is no folder .*nowhere"):
         build_sample_store(tmp_path / "nowhere" / "s.zarr.zip", n=1)
     assert not list(tmp_path.iterdir())
 
