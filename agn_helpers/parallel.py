@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -265,8 +266,9 @@ def _by_threads(task: Task, batches: Iterator[list[int]], workers: int) -> Outco
             stop.set()  # a thread cannot be ended from outside: it leaves after its current light curve
 
 
+# In a worker process only: its own task with its own open store, and the sign that it should leave.
 _task: Task | None = None
-"""In a worker process only: its own task, with its own open store."""
+_stop: Any = None
 
 
 def _context() -> BaseContext:
@@ -278,33 +280,34 @@ def _context() -> BaseContext:
     return context
 
 
-def _start_worker(packed: bytes) -> None:
+def _start_worker(packed: bytes, stop: Any) -> None:
     import cloudpickle
 
-    global _task
+    global _task, _stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the workers
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _task = cloudpickle.loads(packed)
+    _task, _stop = cloudpickle.loads(packed), stop
 
 
 def _end_with_parent() -> None:
     if parent := multiprocessing.parent_process():
         parent.join()
-        os._exit(1)  # a kernel that is restarted is killed and ends nobody
+        os._exit(1)  # a notebook's kernel that is restarted is killed, so it cannot end its workers
 
 
 def _leave(*_: object) -> None:
-    global _task
-    _task = None
-    raise SystemExit  # out of the current light curve; the pool then lets its locks go as always
+    if _stop is None or not _stop.value:
+        os._exit(1)
+    raise SystemExit  # out of the current light curve; the worker then leaves tidily
 
 
 def _work(ids: list[int]) -> bytes:
-    return b"" if _task is None else _work_on(_task, ids)
+    assert _task is not None  # noqa: S101  (for the type checker: the initializer ran)
+    return _work_on(_task, itertools.takewhile(lambda _: not _stop.value, ids))
 
 
-def _work_on(task: Task, ids: list[int]) -> bytes:
+def _work_on(task: Task, ids: Iterable[int]) -> bytes:
     """Return packed outcomes; what cannot travel becomes an error that can."""
     import cloudpickle
 
@@ -352,8 +355,10 @@ def _packed(task: Task) -> bytes:
 def _by_processes(task: Task, batches: Iterator[list[int]], workers: int) -> Outcomes:
     import cloudpickle
 
+    context = _context()
+    stop = context.RawValue("b", 0)
     pool = ProcessPoolExecutor(
-        workers, mp_context=_context(), initializer=_start_worker, initargs=(_packed(task),)
+        workers, mp_context=context, initializer=_start_worker, initargs=(_packed(task), stop)
     )
     finished = False
     try:
@@ -361,10 +366,22 @@ def _by_processes(task: Task, batches: Iterator[list[int]], workers: int) -> Out
             yield cloudpickle.loads(packed)
         finished = True
     finally:
-        if not finished:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()  # they only read, so nothing is left half done
-        pool.shutdown(wait=True, cancel_futures=True)
+        stop.value = 1
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=finished, cancel_futures=True)
+        _wait_or_end(processes)
+
+
+def _wait_or_end(processes: list[Any]) -> None:
+    """Let each worker finish its light curve; one that takes long is interrupted, then killed."""
+    for patience, harder in ((1, "terminate"), (5, "kill")):
+        until = time.monotonic() + patience
+        for process in processes:
+            process.join(max(0, until - time.monotonic()))
+            if process.is_alive():
+                getattr(process, harder)()
+    for process in processes:
+        process.join()
 
 
 def _by_dask(task: Task, batches: Iterator[list[int]], workers: int) -> Outcomes:
