@@ -58,8 +58,8 @@ class StoredArrays:
 
     Parameters
     ----------
-    path : pathlib.Path
-        A ``.zarr.zip`` or a folder.
+    path : pathlib.Path or str
+        A ``.zarr.zip`` or a folder; as text, an address on object storage.
     missing_chunks : {"error", "fill"}
         Whether a chunk that the store lacks is an error, or is filled as Zarr does.
     max_bytes : int
@@ -68,7 +68,7 @@ class StoredArrays:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         missing_chunks: Literal["error", "fill"] = "error",
         max_bytes: int = MAX_BYTES,
     ) -> None:

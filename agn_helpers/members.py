@@ -1,4 +1,4 @@
-"""Where a store's bytes come from: the members of one zip, or the files of one folder.
+"""Where a store's bytes come from: the members of one zip, the files of one folder, or objects on a server.
 
 Each member is read whole, never more of it than the caller allows, and nothing is ever written.
 """
@@ -10,18 +10,30 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import zarr
 from zarr.abc.store import Store
 
-from agn_helpers.errors import DamagedStoreError, LimitError, StoreNotFoundError, TrainingSetError
+from agn_helpers.errors import (
+    ClosedError,
+    DamagedStoreError,
+    InvalidValueError,
+    LimitError,
+    StoreNotFoundError,
+    TrainingSetError,
+)
 
-__all__ = ["FolderMembers", "Members", "ZipMembers", "open_members"]
+__all__ = ["FolderMembers", "Members", "ObjectMembers", "ZipMembers", "open_members"]
 
 MAX_MEMBERS = 2**22
 """Most members that a zip may list (the real set has 49 thousand)."""
+
+REQUESTS = 16
+"""Objects that are fetched at a time from object storage."""
 
 Buffer = bytes | memoryview
 
@@ -45,8 +57,10 @@ class Members(Protocol):
         """Let go of the file."""
 
 
-def open_members(path: Path) -> Members:
-    """Return the members of the zip or folder at `path`."""
+def open_members(path: Path | str) -> Members:
+    """Return the members of the zip or folder at `path`, or below an address such as ``s3://bucket/a.zarr``."""
+    if isinstance(path, str):
+        return ObjectMembers(path)
     try:
         if path.is_dir():
             return FolderMembers(path)
@@ -89,11 +103,14 @@ class ZipMembers:
             raise DamagedStoreError(msg) from e
 
     def _at(self, offset: int, n: int) -> bytes:
-        if hasattr(os, "pread"):  # no shared file position, so threads need no lock
-            return os.pread(self._file.fileno(), n, offset)
-        with self._lock:
-            self._file.seek(offset)
-            return self._file.read(n)
+        try:
+            if hasattr(os, "pread"):  # no shared file position, so threads need no lock
+                return os.pread(self._file.fileno(), n, offset)
+            with self._lock:
+                self._file.seek(offset)
+                return self._file.read(n)
+        except ValueError as e:  # by another thread
+            raise ClosedError(f"{self.path} was closed while it was read. Open it again.") from e
 
     def read(self, name: str, limit: int) -> Buffer | None:
         info = self._infos.get(name)
@@ -101,20 +118,13 @@ class ZipMembers:
             return None
         if info.file_size > limit:
             raise LimitError(f"{self.path}: {name} unpacks to {info.file_size} bytes, more than {limit}.")
-        if info.compress_type == zipfile.ZIP_DEFLATED:
-            try:
-                with self._zip.open(info) as f:
-                    # Asking for a number of bytes keeps zipfile from unpacking more than it promises.
-                    data = f.read(info.file_size + 1)
-            except Exception as e:  # encrypted, bad checksum, cut short: in zipfile's own words
-                raise self._damaged(name, str(e)) from e
-            if len(data) != info.file_size:
-                raise self._damaged(name, f"{len(data)} bytes where {info.file_size} are promised")
-            return data
-        if info.compress_size != info.file_size:
-            raise self._damaged(name, "stored as it is, yet with two sizes")
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+        deflated = info.compress_type == zipfile.ZIP_DEFLATED
+        if info.flag_bits & 1 or not (deflated or info.compress_type == zipfile.ZIP_STORED):
             raise self._damaged(name, "encrypted, or compressed in a way that is not read here")
+        # Deflate makes nothing larger, but for a few bytes of its own.
+        least, most = (0, info.file_size * 1.001 + 64) if deflated else (info.file_size, info.file_size)
+        if not least <= info.compress_size <= most:
+            raise self._damaged(name, "the zip gives two sizes that do not fit each other")
         # One read usually fetches the local header, whose length varies, and the data behind it.
         try:
             block = self._at(info.header_offset, 30 + len(name) + info.compress_size + 64)
@@ -123,9 +133,11 @@ class ZipMembers:
             start = 30 + sum(struct.unpack_from("<HH", block, 26))
             if start + info.compress_size > len(block):
                 block = self._at(info.header_offset, start + info.compress_size)
-        except (OSError, OverflowError) as e:  # an offset that no file has, a disk that fails
+            part: Buffer = memoryview(block)[start : start + info.compress_size]
+            if deflated:  # not by zipfile, whose file position forked processes would share
+                part = zlib.decompressobj(-zlib.MAX_WBITS).decompress(part, info.file_size + 1)
+        except (OSError, OverflowError, zlib.error) as e:  # an offset that no file has, a disk that fails
             raise self._damaged(name, str(e)) from e
-        part = memoryview(block)[start : start + info.compress_size]
         if len(part) != info.file_size or zlib.crc32(part) != info.CRC:
             raise self._damaged(name, "the stored checksum does not match")
         return part
@@ -207,3 +219,71 @@ class FolderMembers:
 
     def close(self) -> None:
         pass
+
+
+class ObjectMembers:
+    """Members of a store on object storage, one object each, by way of obstore.
+
+    Credentials and endpoint are found as that library finds them, for S3 in ``AWS_ACCESS_KEY_ID``,
+    ``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``; for public data set
+    ``AWS_SKIP_SIGNATURE=true``.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._ahead: dict[str, Buffer | None] = {}
+        if path.endswith(".zip"):
+            msg = f"{path} is a zip on object storage; only folders are read there. Download it first."
+            raise InvalidValueError(msg)
+        try:
+            import obstore.store
+        except ImportError as e:
+            raise InvalidValueError(f"Reading {path} needs one more package: pip install obstore") from e
+        quick: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
+        try:
+            self._store = obstore.store.from_url(path, retry_config=quick)
+        except Exception as e:  # an unknown scheme, half a credential
+            raise InvalidValueError(f"{path} is not an address that can be read: {e}") from e
+
+    def read(self, name: str, limit: int) -> Buffer | None:
+        if name in self._ahead:
+            return self._ahead.pop(name)
+        try:
+            got = self._store.get(name)
+            if got.meta["size"] > limit:
+                msg = f"{self.path}: {name} holds {got.meta['size']} bytes, more than {limit}."
+                raise LimitError(msg)
+            return bytes(got.bytes())
+        except FileNotFoundError:
+            return None
+        except TrainingSetError:
+            raise
+        except Exception as e:  # one of obstore's many, with the server's words
+            raise self._unreachable(name, e) from e
+
+    def read_ahead(self, names: list[str], limit: int) -> None:
+        """Fetch several members at once, to be read next: a request costs more time than its bytes."""
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            self._ahead = dict(zip(names, pool.map(lambda name: self.read(name, limit), names), strict=True))
+
+    def children(self, group: str) -> list[str]:
+        try:
+            listed = self._store.list_with_delimiter(f"{group}/" if group else None)
+        except Exception as e:
+            raise self._unreachable(group, e) from e
+        return [prefix.rsplit("/", 1)[-1] for prefix in listed["common_prefixes"]]
+
+    def names(self, below: str = "") -> Iterator[str]:
+        for part in self._store.list(f"{below}/" if below else None):
+            yield from (entry["path"] for entry in part)
+
+    def _unreachable(self, name: str, e: Exception) -> DamagedStoreError:
+        first = (str(e).strip() or type(e).__name__).splitlines()[0]
+        msg = f"{self.path}: {name} cannot be read: {first[:300]} Check address, network and credentials."
+        return DamagedStoreError(msg)
+
+    def zarr_store(self) -> Store:
+        return zarr.storage.ObjectStore(self._store, read_only=True)
+
+    def close(self) -> None:
+        self._ahead.clear()

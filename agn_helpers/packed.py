@@ -26,7 +26,7 @@ from zarr.abc.store import Store
 from agn_helpers.arrays import Layout, StoredArrays, dtype_of
 from agn_helpers.errors import DamagedStoreError, InvalidValueError
 from agn_helpers.files import Place
-from agn_helpers.members import Members
+from agn_helpers.members import Members, ObjectMembers
 
 __all__ = ["PackedArrays", "pack_store"]
 
@@ -172,6 +172,16 @@ class PackedArrays:
         block = self.stored.chunk(f"sdss_lc/columns/{name}", layout, (index,))
         return np.zeros(layout.chunks, layout.dtype) if block is None else block
 
+    def _read_ahead(self, name: str, first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]) -> None:
+        """Ask object storage for all chunks of one column at once."""
+        if isinstance(self.members, ObjectMembers):
+            chunks = sorted(
+                {i for a, b in set(zip(first.tolist(), last.tolist(), strict=True)) for i in range(a, b + 1)}
+            )
+            if len(chunks) > 1:
+                names = [f"sdss_lc/columns/{name}/c/{i}" for i in chunks]
+                self.members.read_ahead(names, 2 * self.stored.max_bytes)
+
     def _gather(
         self, name: str, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
     ) -> npt.NDArray[Any]:
@@ -182,6 +192,7 @@ class PackedArrays:
         # Light curves that are neighbours in the store are copied together, and each chunk is met once.
         order = np.argsort(starts, kind="stable")
         first, last, end = starts[order], stops[order], ends[order]
+        self._read_ahead(name, first // size, (last - 1) // size)
         apart = np.flatnonzero((first[1:] != last[:-1]) | (order[1:] != order[:-1] + 1))
         heads, tails = np.r_[0, apart + 1], np.r_[apart, len(order) - 1]
         for start, stop, to in np.stack([first[heads], last[tails], end[tails] - last[tails]], 1).tolist():
@@ -252,13 +263,13 @@ def pack_store(
     with open_training_set(source) as training_set, Place(target, folder=not as_zip) as place:
         if as_zip:
             with zipfile.ZipFile(place.temporary, "w", zipfile.ZIP_STORED) as archive:
-                _write(training_set, functools.partial(_put_in_zip, archive), progress)
+                _write(training_set, functools.partial(put_in_zip, archive), progress)
         else:
             _write(training_set, functools.partial(_put_in_folder, place.temporary), progress)
     return place.target
 
 
-def _put_in_zip(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+def put_in_zip(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     info = zipfile.ZipInfo(name)  # dated 1980-01-01, so that the same content gives the same bytes
     info.create_system, info.external_attr = 3, 0o644 << 16
     archive.writestr(info, content)

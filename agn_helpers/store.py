@@ -55,8 +55,10 @@ def open_training_set(
     ----------
     location : str or path, optional
         A ``.zarr.zip`` file or a folder, in Zarr format 2 or 3, or ``"sciserver"`` for the original
-        store there. By default what the environment variable ``AGN_STORE`` names, else the sample
-        store, which is built once in your cache folder.
+        store there. Also an address on object storage, ``"s3://bucket/packed.zarr"``, with credentials
+        where the library obstore looks for them (``AWS_ACCESS_KEY_ID`` and others); a packed copy is
+        best there, see `pack_store`. By default what the environment variable ``AGN_STORE`` names, else
+        the sample store, which is built once in your cache folder.
     missing_chunks : {"error", "fill"}
         What to do about a chunk that the store lacks. Plain Zarr fills it with zeros and says
         nothing; here that is an error unless you ask for ``"fill"``.
@@ -104,7 +106,7 @@ class TrainingSet:
     Attributes
     ----------
     location : str
-        Absolute path of the store.
+        Absolute path or address of the store.
     """
 
     def __init__(
@@ -114,9 +116,12 @@ class TrainingSet:
         missing_chunks: Literal["error", "fill"] = "error",
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        self.location = os.path.abspath(os.path.expanduser(location))
+        address = os.fspath(location)
+        remote = "://" in address
+        self.location = address.rstrip("/") if remote else os.path.abspath(os.path.expanduser(address))
         self._options = {"missing_chunks": missing_chunks, "max_bytes": max_bytes}
-        opened = StoredArrays(pathlib.Path(self.location), missing_chunks, max_bytes)
+        path = self.location if remote else pathlib.Path(self.location)
+        opened = StoredArrays(path, missing_chunks, max_bytes)
         self._open: StoredArrays | PackedArrays | None = opened
         self._root: zarr.Group | None = None
         try:
