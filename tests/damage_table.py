@@ -262,7 +262,7 @@ ROWS = [
     Row(
         A,
         "A member of the zip lies about its size",
-        "DamagedStoreError: ... catalog/.zarray: stored as it is, yet with two sizes...",
+        "DamagedStoreError: ... catalog/.zarray: the zip gives two sizes that do not fit each other...",
         SUSPECT,
         "zip",
         record("catalog/.zarray", 24, "<I", 3),
