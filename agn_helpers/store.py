@@ -1,6 +1,7 @@
 """Find and open a training set, read-only, look at it, let go of it."""
 
 import bisect
+import functools
 import html
 import itertools
 import os
@@ -553,6 +554,61 @@ class TrainingSet:
         columns = [columns] if isinstance(columns, str) else None if columns is None else list(columns)
         while part := list(itertools.islice(ids, batch)):
             yield self.light_curves(part, bands, columns, progress=False)
+
+    def to_dask(
+        self,
+        train_ids: Iterable[int] | None = None,
+        *,
+        bands: Iterable[str] | None = None,
+        columns: Iterable[str] | None = None,
+        batch: int = 2500,
+    ) -> Any:
+        """Return what `light_curves` returns as a Dask DataFrame, which is read when it is computed.
+
+        The same code then runs on threads, on processes, or on a cluster whose machines all reach the
+        store. It pays for work of many seconds; the read itself is soonest done by `light_curves`. Each
+        partition opens the store anew, which takes long for a zip of many small arrays and no time for a
+        packed copy: see `pack_store`.
+
+        Parameters
+        ----------
+        train_ids, bands, columns : optional
+            As in `light_curves`.
+        batch : int
+            Light curves per partition; 2500 take some 60 MB. No light curve is in two partitions.
+
+        Returns
+        -------
+        dask.dataframe.DataFrame
+            Rows are numbered from 0 in each partition.
+
+        Examples
+        --------
+        >>> with open_training_set() as training_set:
+        ...     frame = training_set.to_dask(bands=["g"], columns=["mag"], batch=100)
+        ...     rows = frame["mag"].count().compute(scheduler="threads")
+        >>> frame.npartitions, bool(rows > 0)
+        (5, True)
+        """
+        import dask.dataframe
+
+        if batch < 1:
+            raise InvalidValueError(f"batch={batch!r} is not a number of light curves. Leave it out.")
+        bands = None if bands is None else list(bands)
+        columns = [columns] if isinstance(columns, str) else None if columns is None else list(columns)
+        meta = self.light_curves([], bands, columns, progress=False)
+        ids = self.light_curve_ids().tolist() if train_ids is None else list(train_ids)
+        parts = [ids[i : i + batch] for i in range(0, max(1, len(ids)), batch)]
+        read = functools.partial(_read_part, self.location, self._options, bands=bands, columns=columns)
+        from_map: Any = dask.dataframe.from_map
+        return from_map(read, parts, meta=meta, label="light-curves")
+
+
+def _read_part(
+    location: str, options: dict[str, Any], ids: list[int], bands: Any, columns: Any
+) -> pd.DataFrame:
+    with _reopen(location, options) as training_set:
+        return training_set.light_curves(ids, bands, columns, progress=False)
 
 
 def _counted(pieces: Iterable[Piece], bar: Any) -> Iterator[Piece]:

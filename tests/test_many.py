@@ -142,6 +142,28 @@ def test_peak_memory_is_little_more_than_the_frame(tmp_path):
     assert peak <= 1.6 * frame.memory_usage().sum()
 
 
+@pytest.mark.parametrize("scheduler", ["sync", "threads", "processes"])
+def test_dask_reads_the_same(any_store, scheduler):
+    with agn.open_training_set(any_store) as ts:
+        lazy = ts.to_dask([66, 3, 4, 0], bands="rg", columns=["mag", "run"], batch=3)
+        expected = ts.light_curves([66, 3, 4, 0], "rg", ["mag", "run"])
+    pd.testing.assert_series_equal(lazy.dtypes, expected.dtypes)
+    parts = [lazy.get_partition(i).compute(scheduler=scheduler) for i in range(lazy.npartitions)]
+    assert [p["train_id"].unique().tolist() for p in parts] == [[66, 3], [0]]
+    pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), expected)
+
+
+def test_dask_of_nothing_and_of_errors(small_store):
+    with agn.open_training_set(small_store) as ts:
+        assert len(ts.to_dask([]).compute(scheduler="sync")) == 0
+        with pytest.raises(agn.UnknownTrainIdError, match="No light curve with train_id 5"):
+            ts.to_dask([5]).compute(scheduler="sync")
+        with pytest.raises(agn.UnknownColumnError, match="No column 'psfmag'"):
+            ts.to_dask(columns=["psfmag"])
+        with pytest.raises(agn.InvalidValueError, match="batch=0"):
+            ts.to_dask(batch=0)
+
+
 def test_shared_stores_in_one_frame(shared_store):
     with agn.open_training_set(shared_store) as ts:
         ids = ts.light_curve_ids()
