@@ -13,12 +13,15 @@ from agn_helpers.catalog import (
 from agn_helpers.columns import BANDS
 from agn_helpers.errors import (
     ClosedError,
+    DamagedIdsWarning,
     DamagedStoreError,
+    FetchError,
     InvalidValueError,
     LightCurveFailedError,
     LimitError,
     NotATrainingSetError,
     StoreNotFoundError,
+    TargetExistsError,
     TrainingSetError,
     UnknownBandError,
     UnknownColumnError,
@@ -32,6 +35,7 @@ from agn_helpers.packed import pack_store
 from agn_helpers.parallel import map_light_curves
 from agn_helpers.plotting import BAND_COLOURS, BAND_MARKERS, plot_light_curve
 from agn_helpers.store import TrainingSet, open_training_set
+from agn_helpers.stripe82 import build_stripe82_store, fetch_stripe82, read_stripe82_fits
 from agn_helpers.validate import validate_store, write_manifest
 
 __version__ = "0.1.0"
@@ -41,13 +45,16 @@ __all__ = [
     "BAND_COLOURS",
     "BAND_MARKERS",
     "ClosedError",
+    "DamagedIdsWarning",
     "DamagedStoreError",
     "FeatureWriter",
+    "FetchError",
     "InvalidValueError",
     "LightCurveFailedError",
     "LimitError",
     "NotATrainingSetError",
     "StoreNotFoundError",
+    "TargetExistsError",
     "TrainingSet",
     "TrainingSetError",
     "UnknownBandError",
@@ -55,9 +62,11 @@ __all__ = [
     "UnknownTrainIdError",
     "UnsafeWriteError",
     "WorkerLostError",
+    "build_stripe82_store",
     "catalog_frame",
     "check_catalog",
     "clip_outliers",
+    "fetch_stripe82",
     "magnitude_to_flux",
     "map_light_curves",
     "merge_bands",
@@ -66,6 +75,7 @@ __all__ = [
     "plot_light_curve",
     "published_rows",
     "read_features",
+    "read_stripe82_fits",
     "seal_zip",
     "to_long",
     "to_wide",

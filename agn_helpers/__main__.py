@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from agn_helpers.arrays import MAX_BYTES
 from agn_helpers.errors import StoreNotFoundError, TrainingSetError
+from agn_helpers.files import Place
 from agn_helpers.validate import validate_store, write_manifest
 
 
@@ -19,8 +20,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     command = commands.add_parser("manifest", help="write PATH.sha256, which validate then compares")
     command.add_argument("path", help="a .zarr.zip or a folder that nobody writes to any more")
+    command = commands.add_parser("fetch-stripe82", help="make a store of real quasars from a public archive")
+    command.add_argument("path", nargs="?", default="stripe82.zarr.zip", help="the store to write")
+    command.add_argument("--folder", help="where to keep the archive's files; by default your cache folder")
+    command.add_argument(
+        "--from", dest="addresses", action="append", metavar="URL", help="a mirror; may be given again"
+    )
+    command.add_argument("--quiet", action="store_true", help="no progress bars")
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.command == "fetch-stripe82":
+            return _fetch_stripe82(chosen)
         if chosen.command == "manifest":
             sys.stdout.write(f"{write_manifest(chosen.path)}\n")
             return 0
@@ -33,6 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     sys.stdout.write(f"{report}\n{chosen.path}: {'ok' if report.ok else 'NOT ok'}\n")
     return 0 if report.ok else 1
+
+
+def _fetch_stripe82(chosen: argparse.Namespace) -> int:
+    from agn_helpers.stripe82 import ARCHIVE, build_stripe82_store, fetch_stripe82
+
+    progress = False if chosen.quiet else None
+    addresses = chosen.addresses or [ARCHIVE]
+    Place(chosen.path).remove()  # a target that cannot be written is told before the long download
+    paths = fetch_stripe82(chosen.folder, addresses=addresses, progress=progress)
+    folder = next(iter(paths.values())).parent
+    store = build_stripe82_store(chosen.path, folder, progress=progress)
+    sys.stdout.write(f"{store}\nOpen it: agn.open_training_set({str(store)!r})\n")
+    return 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 
 __all__ = [
     "ClosedError",
+    "DamagedIdsWarning",
     "DamagedStoreError",
+    "FetchError",
     "InvalidValueError",
     "LightCurveFailedError",
     "LimitError",
@@ -45,6 +47,14 @@ class NotATrainingSetError(TrainingSetError, ValueError):
 
 class DamagedStoreError(TrainingSetError, ValueError):
     """The store contradicts itself or asks for something unsafe. Nothing was returned."""
+
+
+class FetchError(TrainingSetError, OSError):
+    """A file could not be fetched, or is not the one that was fetched first."""
+
+
+class DamagedIdsWarning(UserWarning):
+    """Identifiers went through a floating-point number, which rounded their last digits."""
 
 
 class LimitError(DamagedStoreError):
