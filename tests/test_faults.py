@@ -1,0 +1,388 @@
+"""Writers that are killed, fail, run out of disk or meet each other; readers meanwhile; closing, forking.
+
+``AGN_KILLS=1000 pytest tests/test_faults.py -k random -s`` kills so many writers at random moments.
+"""
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+import stores
+
+import agn_helpers as agn
+from agn_helpers.features import seal_zip, write_features
+from agn_helpers.packed import pack_store
+from agn_helpers.sample import build_sample_store
+
+if not sys.platform.startswith("linux"):
+    pytest.skip("forks, locks and kills as Linux knows them", allow_module_level=True)
+
+KILLS = int(os.environ.get("AGN_KILLS", "60"))
+FORK = multiprocessing.get_context("fork")
+
+FEATURES = pd.DataFrame(
+    {"scatter": np.arange(40.0), "n": np.arange(40)}, index=pd.Index(np.arange(40) * 3, name="train_id")
+)
+
+# What writes, by name: the file or folder that it makes, and how.
+WRITERS = {
+    "sample": ("s.zarr.zip", lambda source, target: build_sample_store(target, n=3, progress=False)),
+    "features": ("f.zarr", lambda source, target: write_features(target, FEATURES, chunk=16)),
+    "seal": ("z.zarr.zip", lambda source, target: seal_zip(source / "v2", target)),
+    "pack-zip": ("p.zarr.zip", lambda source, target: pack_store(source / "v2", target, progress=False)),
+    "pack-folder": ("p.zarr", lambda source, target: pack_store(source / "v2", target, progress=False)),
+    "manifest": ("m.zarr.sha256", lambda source, target: agn.write_manifest(target.with_suffix(""))),
+}
+
+
+def digest(path: pathlib.Path) -> str:
+    """One number for a file, or for all names and bytes of a folder."""
+    total = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        total.update(str(file.relative_to(path)).encode())
+        total.update(file.read_bytes() if file.is_file() else b"")
+    return total.hexdigest()
+
+
+class Scene:
+    """A source, a place to write to, and what the target is like when it is complete."""
+
+    def __init__(self, kind, source, folder):
+        name, self.write = WRITERS[kind]
+        self.source, self.folder, self.target = source, folder, folder / name
+        self.kind, self.old = kind, None
+        folder.mkdir()
+        if kind == "manifest":  # the one that may replace what is there
+            shutil.copytree(source / "v2", folder / "m.zarr")
+            self.target.write_text("what was there\n")
+            self.old = digest(self.target)
+        self.before = digest(source)
+        elsewhere = folder.with_name("elsewhere")
+        if not elsewhere.exists():
+            elsewhere.mkdir()
+        self.complete = self.once(elsewhere / name)
+
+    def once(self, target):
+        if self.kind == "manifest":
+            shutil.copytree(self.source / "v2", target.with_suffix(""))
+        start = time.perf_counter()
+        self.write(self.source, target)
+        self.seconds = time.perf_counter() - start
+        return digest(target)
+
+    def leftovers(self):
+        return [p for p in self.folder.iterdir() if p.name.startswith(".")]
+
+    def is_old_or_new(self):
+        """Return "old" or "new"; fail for anything else."""
+        assert digest(self.source) == self.before, "the source changed"
+        state = digest(self.target) if os.path.lexists(self.target) else None
+        if state == self.complete:
+            return "new"
+        assert state == self.old, "neither the old state nor the new one"
+        return "old"
+
+    def again(self):
+        """Write once more: it must succeed, and leave nothing behind."""
+        if self.kind != "manifest" and os.path.lexists(self.target):
+            shutil.rmtree(self.target) if self.target.is_dir() else self.target.unlink()
+        start = time.perf_counter()
+        self.write(self.source, self.target)
+        self.seconds = time.perf_counter() - start
+        assert self.is_old_or_new() == "new"
+        assert not self.leftovers()
+        if self.kind == "manifest":
+            self.target.write_text("what was there\n")
+        else:
+            shutil.rmtree(self.target) if self.target.is_dir() else self.target.unlink()
+
+
+@pytest.fixture(scope="session")
+def source(made):
+    return made[2, "folder"].parent
+
+
+@pytest.fixture(params=WRITERS)
+def scene(request, source, tmp_path):
+    return Scene(request.param, source, tmp_path / "here")
+
+
+def in_child(work):
+    """Run `work` in a forked child; return its exit code: 0, 1 for an exception, -9 for a kill."""
+
+    def run():
+        with contextlib.redirect_stderr(None):
+            try:
+                work()
+            except (OSError, agn.TrainingSetError):
+                os._exit(1)
+            os._exit(0)
+
+    child = FORK.Process(target=run)
+    child.start()
+    child.join(60)
+    assert child.exitcode is not None, "hangs"
+    return child.exitcode
+
+
+# -- killed ---------------------------------------------------------------------------------------------
+
+EVENTS = ("open", "os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "os.truncate")
+
+
+def killed_at(number, scene, seen):
+    """Write, and die at the event of this number: a file opened, made, linked, renamed, removed."""
+
+    def watch(event, arguments):
+        if event in EVENTS and str(scene.folder) in str(arguments[0]):
+            if seen.value == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            seen.value += 1
+
+    sys.addaudithook(watch)
+    scene.write(scene.source, scene.target)
+
+
+def test_killed_at_each_change_of_the_file_system(scene):
+    """The old state or the new one, whichever step was the last; the next run cleans up."""
+    seen = FORK.Value("i", 0)
+    assert in_child(lambda: killed_at(-1, scene, seen)) == 0
+    steps = seen.value
+    assert steps > 4
+    scene.again()
+    outcomes = []
+    # The first and the last ones, where names appear and vanish, and some of those between.
+    for number in sorted({*range(4), *range(4, steps - 6, max(1, steps // 6)), *range(steps - 6, steps)}):
+        seen.value = 0
+        assert in_child(lambda n=number: killed_at(n, scene, seen)) == -signal.SIGKILL
+        outcomes.append(scene.is_old_or_new())
+        scene.again()
+    assert outcomes[0] == "old"
+    assert outcomes == sorted(outcomes, reverse=True)  # once it is new it stays so
+    assert "new" in outcomes
+
+
+def test_killed_at_random_moments(scene):
+    kills = max(1, KILLS // len(WRITERS))
+    rng = np.random.default_rng(5)
+    counted = {"old": 0, "new": 0}
+    for _ in range(kills):
+        child = FORK.Process(target=scene.write, args=(scene.source, scene.target))
+        child.start()
+        time.sleep(rng.uniform(0, 1.3 * scene.seconds))  # the moment, not a hope: any will do
+        child.kill()
+        child.join()
+        counted[scene.is_old_or_new()] += 1
+        scene.again()
+    print(f"{scene.kind}: {kills} kills, {counted}")
+    assert sum(counted.values()) == kills
+
+
+# -- failing ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", [0, 0.02, 0.3, 0.7, 0.99])
+def test_a_disk_that_is_full(scene, part):
+    """No file can grow beyond some bytes, as on a full disk: the error is told, and nothing stays behind."""
+    files = [p for p in scene.folder.with_name("elsewhere").rglob("*") if p.is_file()]
+    made = [p for p in files if scene.target.name in str(p)]
+    limit = int(part * max(p.stat().st_size for p in made))
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        scene.write(scene.source, scene.target)
+
+    assert in_child(work) == 1
+    assert scene.is_old_or_new() == "old"
+    assert not scene.leftovers()
+    scene.again()
+
+
+def test_a_disk_that_is_really_full(source, tmp_path):
+    """The same on a small disk of its own, where this user may make one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        for name, write in [WRITERS[k] for k in ("sample", "features", "seal", "pack-zip", "pack-folder")]:
+            with pytest.raises(OSError, match="No space left on device"):
+                write(source, disk / name)
+            assert not list(disk.iterdir()), name
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+class BrokenOnPurposeError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("where", ["temporary", "reveal"])
+def test_an_exception_inside(scene, where, monkeypatch):
+    def fail(*_):
+        raise BrokenOnPurposeError
+
+    monkeypatch.setattr("agn_helpers.files._sync" if where == "reveal" else "agn_helpers.files._create", fail)
+    with pytest.raises(BrokenOnPurposeError):
+        scene.write(scene.source, scene.target)
+    assert scene.is_old_or_new() == "old"
+    assert not scene.leftovers()
+
+
+def test_leftovers_of_others_stay(source, tmp_path):
+    """Only what belonged to the same target, and to a writer that is dead, is removed."""
+    scene = Scene("seal", source, tmp_path / "here")
+    others = [
+        ".other.zarr.zip.1.part",
+        ".z.zarr.zip",
+        "z.zarr.zip.1.part",
+        ".z.zarr.zip.txt",
+        ".z.zarr.zip2.1.part",
+    ]
+    for name in others:
+        (scene.folder / name).write_text("not ours")
+    (scene.folder / ".z.zarr.zip.dead.part").write_text("ours")
+    (scene.folder / ".z.zarr.zip.link.part").symlink_to(source)
+    scene.write(scene.source, scene.target)
+    left = {p.name for p in scene.folder.iterdir()}
+    assert left == {*others, "z.zarr.zip", ".z.zarr.zip.link.part"}
+
+
+# -- at once ---------------------------------------------------------------------------------------------
+
+
+def test_processes_that_write_the_same_target_at_once(scene):
+    """One of them wins; the others are told, or find that it is there. Nobody's work is mixed."""
+    n = 4
+    barrier = FORK.Barrier(n)
+    codes = FORK.Queue()
+
+    def work():
+        barrier.wait()
+        try:
+            scene.write(scene.source, scene.target)
+            codes.put("wrote")
+        except agn.TrainingSetError as e:
+            codes.put(type(e).__name__)
+
+    children = [FORK.Process(target=work) for _ in range(n)]
+    for child in children:
+        child.start()
+    outcomes = sorted(codes.get(timeout=60) for _ in range(n))
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    winners = n if scene.kind == "manifest" else 1
+    assert outcomes == ["TargetExistsError"] * (n - winners) + ["wrote"] * winners
+    assert scene.is_old_or_new() == "new"
+    assert not scene.leftovers()
+
+
+@pytest.mark.parametrize("kind", ["sample", "seal", "pack-zip", "pack-folder"])
+def test_a_reader_during_a_write_sees_nothing_or_all(kind, source, tmp_path):
+    scene = Scene(kind, source, tmp_path / "here")
+    child = FORK.Process(target=scene.write, args=(scene.source, scene.target))
+    child.start()
+    seen = set()
+    while child.is_alive() or "all" not in seen:
+        try:
+            with agn.open_training_set(scene.target) as ts:
+                assert len(ts.catalog()) == len(ts.light_curve_ids())
+                [ts.light_curve(i) for i in ts.light_curve_ids()]
+            seen.add("all")
+        except agn.StoreNotFoundError:
+            seen.add("nothing")
+            assert child.is_alive() or scene.target.exists()
+    child.join()
+    assert child.exitcode == 0
+    assert "all" in seen
+
+
+# -- readers: closing, threads, forks -----------------------------------------------------------------------
+
+
+def test_closed_by_another_thread(any_store):
+    """Each read gives the right answer or says that the store was closed; nothing hangs, nothing is wrong."""
+    with agn.open_training_set(any_store) as ts:
+        want = {i: ts.raw_light_curve(i).tobytes() for i in ts.light_curve_ids()}
+    for _ in range(10):
+        ts, odd, reads = agn.open_training_set(any_store), [], []
+        started = threading.Event()
+
+        def work(ts=ts, odd=odd, reads=reads, started=started):
+            try:
+                while True:
+                    for i, right in want.items():
+                        reads.append(ts.raw_light_curve(i).tobytes() == right)
+                    started.set()
+            except agn.TrainingSetError as e:
+                if not isinstance(e, agn.ClosedError) and "Bad file descriptor" not in str(e):
+                    odd.append(e)
+            except BaseException as e:
+                odd.append(e)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for t in threads:
+            t.start()
+        assert started.wait(60)
+        ts.close()
+        for t in threads:
+            t.join(60)
+            assert not t.is_alive()
+        assert not odd
+        assert all(reads)
+
+
+def test_members_of_a_closed_zip(small_store):
+    """ValueError of a closed file, from a thread that was about to read."""
+    ts = agn.open_training_set(small_store)
+    members = ts._arrays.members
+    ts.close()
+    with pytest.raises(agn.ClosedError, match="was closed while it was read"):
+        members.read(".zgroup", 1000)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+def test_forked_processes_read_the_open_store_at_once(made, tmp_path, method):
+    """Forks share one file position; each reads on its own all the same."""
+    path = tmp_path / "s.zarr.zip"
+    with zipfile.ZipFile(made[2, "zip"]) as old, zipfile.ZipFile(path, "w", method) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with agn.open_training_set(path) as ts:
+        want = {i: ts.raw_light_curve(i).tobytes() for i in ts.light_curve_ids()}
+
+        def work():
+            for _ in range(200):
+                for i, right in want.items():
+                    if ts.raw_light_curve(i).tobytes() != right:
+                        os._exit(1)
+            os._exit(0)
+
+        children = [FORK.Process(target=work) for _ in range(3)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(120)
+        assert [child.exitcode for child in children] == [0, 0, 0]
+
+
+def test_a_store_that_was_copied_for_damage_is_the_same(made, tmp_path):
+    """The helper of these tests itself."""
+    assert digest(stores.copy_store(made[2, "zip"], tmp_path / "c")) == digest(made[2, "zip"])
