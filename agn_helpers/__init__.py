@@ -10,6 +10,7 @@ from agn_helpers.catalog import (
     magnitude_to_flux,
     published_rows,
 )
+from agn_helpers.classes import find_ids, load_classes
 from agn_helpers.columns import BANDS
 from agn_helpers.errors import (
     ClosedError,
@@ -67,6 +68,8 @@ __all__ = [
     "check_catalog",
     "clip_outliers",
     "fetch_stripe82",
+    "find_ids",
+    "load_classes",
     "magnitude_to_flux",
     "map_light_curves",
     "merge_bands",

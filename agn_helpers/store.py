@@ -56,7 +56,8 @@ def open_training_set(
     ----------
     location : str or path, optional
         A ``.zarr.zip`` file or a folder, in Zarr format 2 or 3, or ``"sciserver"`` for the original
-        store there. Also an address on object storage, ``"s3://bucket/packed.zarr"``, with credentials
+        store there. Also the folder of the 2021 edition or of the AGN Data Challenge, with their files
+        as published. Also an address on object storage, ``"s3://bucket/packed.zarr"``, with credentials
         where the library obstore looks for them (``AWS_ACCESS_KEY_ID`` and others); a packed copy is
         best there, see `pack_store`. By default what the environment variable ``AGN_STORE`` names, else
         the sample store, which is built once in your cache folder.
@@ -95,7 +96,12 @@ def open_training_set(
         location = sample_store()
     if os.fspath(location) == "sciserver":
         location = SCISERVER
-    return TrainingSet(location, missing_chunks=missing_chunks, max_bytes=max_bytes)
+    edition = TrainingSet
+    if "://" not in os.fspath(location):
+        from agn_helpers.editions import edition_at
+
+        edition = edition_at(location) or TrainingSet
+    return edition(location, missing_chunks=missing_chunks, max_bytes=max_bytes)
 
 
 class TrainingSet:
@@ -639,7 +645,7 @@ def _portions(found: list[_Found]) -> Iterator[list[_Found]]:
 
 
 def _reopen(location: str, options: dict[str, Any]) -> TrainingSet:
-    return TrainingSet(location, **options)
+    return open_training_set(location, **options)
 
 
 def _described(layout: Layout) -> str:

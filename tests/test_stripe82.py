@@ -7,11 +7,9 @@ import http.server
 import io
 import json
 import pathlib
-import subprocess
 import sys
 import tarfile
 import threading
-import zipfile
 
 import numpy as np
 import pytest
@@ -36,9 +34,9 @@ ROWS = {
 }
 FIT = (
     "  301   2.169302    1.238649  1.0730 -23.901   0.000     0.956316      2.00000    -0.500000      "
-    "1.72993      2.69370    -0.833362    -0.607438  1      144.030      113.518      140.641      20.5842   60\n"
+    "1.72993  2.69370  -0.833362  -0.607438  1  144.030  113.518  140.641  20.5842   60\n"
     "  144 359.091028   -0.962126  0.7867 -23.399   0.000      1.12813      -10        -10          "
-    "-10          -10         -10          -10        0      127.643      68.4325      127.459      20.2093    9\n"
+    "-10  -10  -10  -10  0  127.643  68.4325  127.459  20.2093    9\n"
 )
 
 
@@ -208,7 +206,7 @@ def test_a_broken_download_goes_on_where_it_stopped(web, archive, tmp_path):
 
 def test_the_next_call_goes_on_too(web, archive, tmp_path):
     web.how["QSO_S82.tar.gz"] = ["half"]
-    with pytest.raises(agn.FetchError, match="could not be fetched.*Try again later"):
+    with pytest.raises(agn.FetchError, match=r"could not be fetched.*Try again later"):
         fetch(tmp_path / "here", web, attempts=1)
     assert (tmp_path / "here" / "QSO_S82.tar.gz.part").stat().st_size > 0
     assert not (tmp_path / "here" / "QSO_S82.tar.gz").exists()
@@ -283,7 +281,7 @@ def test_a_file_that_changed_on_disk_is_told(web, tmp_path):
     here = tmp_path / "here"
     fetch(here, web)
     (here / "QSO_S82.tar.gz").write_bytes(b"something else")
-    with pytest.raises(agn.FetchError, match="is not what was fetched first.*Remove it"):
+    with pytest.raises(agn.FetchError, match=r"is not what was fetched first.*Remove it"):
         fetch(here, web)
 
 
