@@ -47,6 +47,8 @@ class ChapterCards(SphinxDirective):
         for line in filter(None, self.content):
             name, _, text = line.partition(": ")
             path = Path(self.env.srcdir, f"{name}.ipynb")
+            if not path.exists():  # tests/test_site_browser.py counts the cards
+                continue
             self.env.note_dependency(str(path))
             title, time = title_and_time(path)
             number = path.stem[:2].lstrip("0")

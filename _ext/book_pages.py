@@ -30,6 +30,8 @@ SUBSTITUTIONS = [
         r'(<i class="theme-switch [^>]*?data-mode="\w+")\s+title="[^"]*"',
         r'\1 aria-hidden="true"',
     ),
+    # Docutils gives each source a role that a list may not hold.
+    (r' role="doc-biblioentry"', ' role="listitem"'),
     # The book's title stands outside every landmark.
     (
         r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand logo")',

@@ -1,0 +1,184 @@
+"""The built site in a real browser, from a server and from a folder, for everyone.
+
+Needs Chromium (`make browser`); skipped, with this reason, where there is none.
+"""
+
+import json
+from pathlib import Path
+
+import axe_playwright_python
+import browser
+import pytest
+from site_fixtures import read_pages
+
+pytestmark = pytest.mark.skipif(browser.find_chromium() is None, reason="needs Chromium: make browser")
+
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+RUN_AXE = f"""async (colours) => {{
+  for (const box of document.querySelectorAll("details")) box.open = true;
+  const result = await axe.run(document, {{
+    runOnly: {json.dumps(RULES)},
+    resultTypes: ["violations"],
+    rules: {{"color-contrast": {{enabled: colours}}}},
+  }});
+  return result.violations.flatMap(v => v.nodes.map(n => `${{v.id}}: ${{n.html.slice(0, 160)}}`));
+}}"""
+TOO_WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.chromium() as program:
+        yield program
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    with browser.served(site) as found:
+        yield found
+
+
+@pytest.fixture
+def tab(chromium):
+    """A page that collects what goes wrong in it."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    page = context.new_page()
+    page.problems = []
+    page.on("console", lambda m: m.type == "error" and page.problems.append(m.text))
+    page.on("pageerror", lambda e: page.problems.append(str(e)))
+    page.on("requestfailed", lambda r: page.problems.append(f"{r.url}: {r.failure}"))
+    page.on("request", lambda r: page.problems.append(f"asks {r.url}") if asks_others(r.url) else None)
+    yield page
+    context.close()
+
+
+def asks_others(url):
+    return not url.startswith(("data:", "blob:", "file:", "http://127.0.0.1:"))
+
+
+def visit(tab, url):
+    tab.goto(url, wait_until="load")
+    tab.wait_for_function("() => !window.MathJax?.startup || window.MathJax.startup.promise")
+    tab.evaluate("() => window.MathJax?.startup?.promise")
+
+
+@pytest.mark.parametrize("where", ["server", "folder"])
+def test_pages_load_without_error_and_ask_no_other_host(where, site, address, tab):
+    for name in browser.pages(site):
+        visit(tab, address + name if where == "server" else (site / name).as_uri())
+        assert tab.problems == [], name
+        assert tab.locator("mjx-merror, [data-mjx-error]").count() == 0, name
+        if tab.locator(".math").count():
+            assert tab.locator("mjx-container").count() >= tab.locator(".math").count(), name
+
+
+def test_a_request_to_another_host_would_be_noticed(tab):
+    tab.set_content("<img src='https://example.invalid/x.png' alt='x'>")
+    assert any(p.startswith("asks https://example.invalid") for p in tab.problems)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_no_accessibility_violation_and_nothing_scrolls_sideways(theme, width, site, address, tab):
+    tab.set_viewport_size({"width": width, "height": 900})
+    tab.add_init_script(f"localStorage.setItem('mode', '{theme}');localStorage.setItem('theme', '{theme}')")
+    found = []
+    for name in browser.pages(site):
+        visit(tab, address + name)
+        if name != "404.html":
+            assert tab.evaluate("document.documentElement.dataset.theme") == theme
+        found += [f"{name}: scrolls sideways by {by}" for by in [tab.evaluate(TOO_WIDE)] if by > 0]
+        tab.add_script_tag(path=AXE)
+        colours = width == 1280  # they are those of the narrow page too, and slow to check
+        found += [f"{name}: {violation}" for violation in tab.evaluate(RUN_AXE, colours)]
+    assert not found, "\n".join(found)
+
+
+def test_axe_notices_a_violation(tab):
+    tab.set_content("<html lang='en'><title>x</title><main><h1>x</h1><img src='data:,'></main>")
+    tab.add_script_tag(path=AXE)
+    assert [line.split(":")[0] for line in tab.evaluate(RUN_AXE, True)] == ["image-alt"]
+
+
+def test_code_lines_fit_at_full_width(site, address, tab):
+    wide = {}
+    for path in sorted((site / "notebooks").glob("*.html")):
+        visit(tab, f"{address}notebooks/{path.name}")
+        over = tab.evaluate(
+            """() => [...document.querySelectorAll(".cell_input pre")]
+                 .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 90))"""
+        )
+        if over:
+            wide[path.name] = over
+    assert wide == {}
+
+
+def test_search_finds_a_word_of_every_chapter(site, address, tab):
+    for path in sorted((site / "notebooks").glob("*.html")):
+        title = tab_title(site, path)
+        tab.goto(f"{address}search.html?q={'+'.join(title.split())}", wait_until="load")
+        tab.wait_for_selector("#search-results li a")
+        links = tab.eval_on_selector_all("#search-results li a", "a => a.map(x => x.href)")
+        assert any(path.name in link for link in links), title
+
+
+def tab_title(site, path):
+    text = path.read_text(encoding="utf-8")
+    return text.split("<title>")[1].split("—")[0].split("&#8212;")[0].strip().replace(",", "")
+
+
+def test_solutions_unfold_by_keyboard_and_say_their_name(site, address, tab):
+    for path in sorted((site / "notebooks").glob("0*.html")):
+        visit(tab, f"{address}notebooks/{path.name}")
+        first = tab.locator("details.hide > summary", has_text="solution").first
+        assert not first.evaluate("e => e.parentElement.open")
+        first.focus()
+        tab.keyboard.press("Enter")
+        assert first.evaluate("e => e.parentElement.open")
+        tab.emulate_media(media="print")
+        tab.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+        assert tab.locator("details:not([open])").count() == 0
+
+
+def test_theme_switches_by_keyboard(address, tab):
+    visit(tab, address + "index.html")
+    seen = set()
+    button = tab.locator("button.theme-switch-button:visible").first
+    for _ in range(3):
+        button.focus()
+        tab.keyboard.press("Enter")
+        seen.add(tab.evaluate("document.documentElement.dataset.mode"))
+    assert seen == {"light", "dark", "auto"}
+
+
+def test_wide_tables_scroll_by_keyboard_in_their_own_box(address, tab):
+    tab.set_viewport_size({"width": 400, "height": 900})
+    visit(tab, address + "notebooks/02_catalog.html")
+    box = tab.locator(".table-scroll").first
+    box.focus()
+    for _ in range(4):
+        tab.keyboard.press("ArrowRight")
+    tab.wait_for_function("() => document.activeElement.scrollLeft > 0")
+
+
+def test_form_makes_a_link_to_the_readers_own_hub(address, tab):
+    visit(tab, address + "notebooks/02_catalog.html")
+    href = tab.locator("a:has-text('JupyterHub')").first.evaluate("e => e.href")
+    visit(tab, href)
+    tab.fill("#hub-address", "https://hub.example.edu/")
+    tab.keyboard.press("Enter")
+    link = tab.locator(".hub-link a")
+    assert "02_catalog.ipynb" in link.evaluate("e => decodeURIComponent(e.href)")
+    assert link.evaluate("e => e.href").startswith(
+        "https://hub.example.edu/hub/user-redirect/git-pull?repo=https%3A%2F%2Fgithub.com%2F"
+    )
+
+
+def test_home_page_shows_all_in_one_screen(site, address, tab):
+    visit(tab, address + "index.html")
+    for what in (".bd-article h1", ".start-button", ".hero-picture.only-light", ".chapter-card >> nth=-1"):
+        box = tab.locator(what).first.bounding_box()
+        assert box["y"] + box["height"] <= 900, what
+    titles = [path for path in read_pages(site) if path.name.startswith("0")]
+    assert tab.locator(".chapter-card").count() == len(titles)
