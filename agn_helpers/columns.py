@@ -206,7 +206,7 @@ def missing_mask(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     elif values.dtype.kind in "SU":
         mask = values == values.dtype.type()
     else:
-        mask = np.asarray(pd.isna(values))
+        mask = np.isnat(values) if values.dtype.kind in "mM" else np.zeros(values.shape, bool)
     return mask
 
 

@@ -1,5 +1,6 @@
 """Damaged and hostile stores: each row of the page "What can go wrong", and each defect found by fuzzing."""
 
+import contextlib
 import json
 import os
 import re
@@ -297,6 +298,17 @@ def test_a_catalogue_without_numbers(tmp_path, made, name, dtype, message):
             with pytest.raises(agn.DamagedStoreError, match=message):
                 call()
     assert not agn.validate_store(path, progress=False).ok
+
+
+@pytest.mark.parametrize("dtype", ["|V8", [["a", "<f4"], ["b", "<f4"]], "<c8", "<M8[s]", "|b1"])
+def test_definitions_of_a_column_of_any_kind(tmp_path, made, dtype):
+    """TypeError from counting what is missing in records."""
+    path = copy(made, "zip", tmp_path)
+    fields = json.loads(damage_table.members(path)["catalog/.zarray"])["dtype"]
+    edit(dtype=[[n, dtype if n == "z" else t] for n, t in fields])(path)
+    with agn.open_training_set(path) as ts, contextlib.suppress(agn.DamagedStoreError):
+        table = ts.column_definitions()
+        assert table.loc["z", "status"] == "defined"
 
 
 def test_an_id_that_no_int64_holds(tmp_path, made):

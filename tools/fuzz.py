@@ -143,9 +143,21 @@ def store_v3(catalog: np.ndarray, curves: dict[str, np.ndarray], codec: str) -> 
     return [(name, buffer.to_bytes()) for name, buffer in memory.items()]
 
 
-BASES = [(store_v2, c) for c in CODECS] + [
-    (store_v3, c) for c in ("zstd", "gzip", "blosc", "crc", "transpose")
-]
+def store_packed(catalog: np.ndarray, curves: dict[str, np.ndarray], codec: str) -> Members:
+    """Return the members of a packed store, in a zip written by `pack_store`."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "s.zarr", Path(folder) / "p.zarr.zip"
+        write_folder(store_v2(catalog, curves, "none"), source)
+        agn.pack_store(source, target, progress=False)
+        with zipfile.ZipFile(target) as z:
+            return [(name, z.read(name)) for name in z.namelist()]
+
+
+BASES = (
+    [(store_packed, "zstd")] * 3
+    + [(store_v2, c) for c in CODECS]
+    + [(store_v3, c) for c in ("zstd", "gzip", "blosc", "crc", "transpose")]
+)
 
 
 @functools.cache
