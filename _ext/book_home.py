@@ -19,11 +19,13 @@ CARD = """
 :class-card: chapter-card
 
 {text}
-
+{footer}
+::::
+"""
+FOOTER = """
 :::{{card-footer}}
 {time}
 :::
-::::
 """
 
 
@@ -51,10 +53,9 @@ class ChapterCards(SphinxDirective):
                 continue
             self.env.note_dependency(str(path))
             title, time = title_and_time(path)
+            footer = FOOTER.format(time=time) if time else ""
             number = path.stem[:2].lstrip("0")
-            cards.append(
-                CARD.format(number=number, title=title, name=name, text=text, time=time)
-            )
+            cards.append(CARD.format(number=number, title=title, name=name, text=text, footer=footer))
         grid = ":::::{grid} 1 2 2 4\n:gutter: 2\n" + "".join(cards) + ":::::\n"
         box = nodes.container()
         self.state.nested_parse(StringList(grid.splitlines()), self.content_offset, box)

@@ -21,10 +21,11 @@ def site(tmp_path_factory):
     return folder / "html"
 
 
+LOADERS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data"}
+
+
 class Page(html.parser.HTMLParser):
     """What a page links to, what it loads, and the names inside it."""
-
-    loaders = {"script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data"}
 
     def __init__(self, text):
         super().__init__()
@@ -38,8 +39,8 @@ class Page(html.parser.HTMLParser):
             self.links.append(values["href"])
         if tag == "link" and values.get("rel") != "canonical":
             self.loads.append(values["href"])
-        if values.get(self.loaders.get(tag)):
-            self.loads.append(values[self.loaders[tag]])
+        if values.get(LOADERS.get(tag)):
+            self.loads.append(values[LOADERS[tag]])
         if tag == "img":
             self.pictures.append(values)
 
@@ -67,7 +68,6 @@ def problems(folder):
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if not target.exists():
                 bad.append(f"{where}: no such file: {address}")
-            elif parts.fragment and target in pages:
-                if unquote(parts.fragment) not in pages[target].names:
-                    bad.append(f"{where}: no such anchor: {address}")
+            elif parts.fragment and unquote(parts.fragment) not in pages[target].names:
+                bad.append(f"{where}: no such anchor: {address}")
     return bad

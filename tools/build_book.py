@@ -51,9 +51,9 @@ def stage(folder: Path) -> None:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, target)
     for target in sorted(folder.rglob("*")):
-        if target.is_file() and target.relative_to(folder) not in wanted:
-            if target.parent != folder / DRAWN:
-                target.unlink()
+        unwanted = target.relative_to(folder) not in wanted and target.parent != folder / DRAWN
+        if target.is_file() and unwanted:
+            target.unlink()
 
 
 def resolve(store: str) -> str:

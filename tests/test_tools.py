@@ -1,0 +1,223 @@
+"""Pins, launch files, the build for another store: what surrounds the book."""
+
+import hashlib
+import re
+import subprocess
+import sys
+import tomllib
+from urllib.parse import parse_qs, urlsplit
+
+import build_book
+import execute
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from site_fixtures import ROOT, Page
+
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+DIRECT, INDIRECT = (ROOT / "requirements.txt").read_text(encoding="utf-8").split("\n# --- ")
+URL = CONFIG["repository"]["url"]
+
+
+def pins(text):
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
+    return [Requirement(line) for line in lines if "==" in line]
+
+
+def test_every_version_is_pinned_once_for_each_environment():
+    seen = {}
+    for pin in pins(DIRECT + "\n" + INDIRECT):
+        assert re.fullmatch(r"==[\w.]+", str(pin.specifier)), pin
+        seen.setdefault(pin.name, []).append(pin)
+    for name, several in seen.items():
+        for python in ("3.11", "3.12", "3.13", "3.14"):
+            environment = {"python_version": python}
+            fits = [p for p in several if p.marker is None or Marker(str(p.marker)).evaluate(environment)]
+            assert len(fits) <= 1, (name, python)
+
+
+def test_each_direct_dependency_has_its_reason():
+    for line in DIRECT.splitlines():
+        if "==" in line:
+            assert len(line.partition("#")[2].strip()) >= 5, line
+
+
+def test_pins_fit_what_the_module_asks_for():
+    pinned = {pin.name: str(pin.specifier)[2:] for pin in pins(DIRECT + "\n" + INDIRECT)}
+    asked = PROJECT["dependencies"] + [d for e in PROJECT["optional-dependencies"].values() for d in e]
+    for text in asked:
+        requirement = Requirement(text)
+        if requirement.name != PROJECT["name"]:
+            assert requirement.specifier.contains(pinned[requirement.name]), text
+
+
+def test_installed_versions_are_the_pinned_ones():
+    from importlib.metadata import version
+
+    for pin in pins(DIRECT):
+        if pin.marker is None or pin.marker.evaluate():
+            assert pin.specifier.contains(version(pin.name)), "type: make book"
+
+
+def test_readme_names_the_commands_that_exist():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE))
+    named = set(re.findall(r"make ([a-z-]+)(?=[\s`])", readme)) - {"alone"}
+    assert {"book", "test"} <= named <= targets
+    assert set(re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)[0].split()) == targets
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_help_lists_every_target():
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE):
+        assert f"make {target} " in shown
+
+
+@pytest.mark.parametrize("path", execute.notebooks(), ids=lambda p: p.stem)
+def test_launch_buttons_open_this_notebook(path, site):
+    page = Page((site / "notebooks" / f"{path.stem}.html").read_text(encoding="utf-8"))
+    organisation, repository = urlsplit(URL).path.strip("/").split("/")
+    file = f"notebooks/{path.name}"
+    assert (
+        f"https://mybinder.org/v2/gh/{organisation}/{repository}/main?urlpath=lab/tree/{file}" in page.links
+    )
+    assert (
+        f"https://colab.research.google.com/github/{organisation}/{repository}/blob/main/{file}" in page.links
+    )
+    form = next(link for link in page.links if "own-jupyterhub" in link)
+    assert parse_qs(urlsplit(form).query) == {"chapter": [file]}
+    assert f"{URL}/edit/main/{file}" in page.links
+
+
+@pytest.mark.parametrize("path", execute.notebooks(), ids=lambda p: p.stem)
+def test_colab_cell_installs_this_project_and_does_nothing_elsewhere(path):
+    cells = [c for c in nbformat.read(path, as_version=4).cells if execute.has_tag(c, "install-on-colab")]
+    assert len(cells) == 1
+    assert f'"{URL}"' in cells[0].source
+    assert cells[0].outputs == []
+    extra = re.search(r"agn-helpers\[(\w+)\]", cells[0].source)[1]
+    assert extra in PROJECT["optional-dependencies"]
+
+
+def test_binder_uses_the_books_own_versions():
+    assert "-r ../requirements.txt" in (ROOT / "binder" / "requirements.txt").read_text()
+    python = (ROOT / "binder" / "runtime.txt").read_text().strip().removeprefix("python-")
+    assert python in ("3.11", "3.12", "3.13", "3.14")
+    subprocess.run(["sh", "-n", ROOT / "binder" / "postBuild"], check=True)
+
+
+def test_extra_for_colab_covers_what_the_chapters_import():
+    known = {"light_curve": "light-curve", "werkzeug": "moto"}  # moto's server brings it
+    named = {Requirement(d).name for e in PROJECT["optional-dependencies"].values() for d in e}
+    named |= {Requirement(d).name for d in PROJECT["dependencies"]}
+    ours = {"agn_helpers", "google", "IPython", "IPython.display"} | set(sys.stdlib_module_names)
+    for path in execute.notebooks():
+        source = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
+        for module in re.findall(r"^\s*(?:import|from) (\w+)", source, flags=re.MULTILINE):
+            assert module in ours or known.get(module, module) in named, (path.name, module)
+
+
+# The book about another store
+
+
+@pytest.fixture
+def small_book(tmp_path, monkeypatch):
+    """A book of one page and one notebook, built by the project's own tool."""
+    root = tmp_path / "book project"
+    (root / "notebooks").mkdir(parents=True)
+    for name in (
+        "_config.yml",
+        "_ext",
+        "_static",
+        "reference",
+        "agn_helpers",
+        "requirements.txt",
+        "setup.md",
+    ):
+        (root / name).symlink_to(ROOT / name)
+    toc = {"format": "jb-book", "root": "index", "chapters": [{"file": "notebooks/01_short"}]}
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (root / "index.md").write_text("# Title\n")
+    cells = [
+        new_markdown_cell("# Short"),
+        new_code_cell("import agn_helpers as agn\nlen(agn.open_training_set().catalog())"),
+    ]
+    nbformat.write(new_notebook(cells=cells), root / "notebooks" / "01_short.ipynb")
+    monkeypatch.setattr(build_book, "ROOT", root)
+    sources = ("_config.yml", "_toc.yml", "_ext", "_static", "notebooks", "reference/*.bib", "index.md")
+    monkeypatch.setattr(build_book, "SOURCES", sources)
+    return root
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")  # of others
+def test_book_about_another_store_leaves_the_notebooks_alone(small_book, small_store, capsys):
+    stored = small_book / "notebooks" / "01_short.ipynb"
+    before = hashlib.sha256(stored.read_bytes()).hexdigest()
+    assert build_book.main(["--store", str(small_store)]) == 0
+    folder = small_book / "_build" / "stores" / build_book.store_name(str(small_store))
+    assert hashlib.sha256(stored.read_bytes()).hexdigest() == before
+    shown = nbformat.read(folder / "book" / "notebooks" / "01_short.ipynb", as_version=4)
+    import agn_helpers as agn
+
+    with agn.open_training_set(small_store) as ts:
+        assert shown.cells[1].outputs[0].data["text/plain"] == str(len(ts.catalog()))
+    assert (folder / "html" / "notebooks" / "01_short.html").exists()
+    assert "executed in" in capsys.readouterr().out
+    assert build_book.main(["--store", str(small_store)]) == 0
+    assert "01_short.ipynb: stands" in capsys.readouterr().out
+
+
+def test_failing_cell_stops_and_is_named(small_book, small_store, capsys):
+    path = small_book / "notebooks" / "01_short.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[1].source = "raise ValueError('this store has no redshift')"
+    nbformat.write(notebook, path)
+    assert build_book.main(["--store", str(small_store)]) == 1
+    message = capsys.readouterr().err
+    assert "01_short.ipynb, cell 2 of 2, stopped" in message
+    assert "this store has no redshift" in message
+
+
+def test_wrong_path_is_told_at_once_and_nothing_is_made(small_book, capsys):
+    assert build_book.main(["--store", "nowhere.zarr.zip"]) == 1
+    assert "There is nothing at" in capsys.readouterr().err
+    assert not (small_book / "_build").exists()
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [("/a/qso_s82.zarr.zip", "qso_s82"), ("/a/my store.zarr", "my-store"), ("sciserver", "sciserver")],
+)
+def test_folder_of_a_store_is_named_after_it(location, name):
+    assert build_book.store_name(location) == name
+
+
+def test_staging_keeps_times_and_removes_what_is_gone(small_book, tmp_path):
+    stage = tmp_path / "stage"
+    build_book.stage(stage)
+    time = (stage / "index.md").stat().st_mtime_ns
+    (stage / "old.md").write_text("old")
+    build_book.stage(stage)
+    assert (stage / "index.md").stat().st_mtime_ns == time
+    assert not (stage / "old.md").exists()
+
+
+@pytest.mark.parametrize("name", ["qso_s82"])
+def test_whole_book_about_a_store_with_real_content(name, site, tmp_path):
+    store = ROOT.parent / "shared" / "data" / f"{name}.zarr.zip"
+    if not store.exists():
+        pytest.skip(f"needs {store.name} in ../shared/data, which is not part of the project")
+    before = {p: p.read_bytes() for p in execute.notebooks()}
+    command = [sys.executable, ROOT / "tools" / "build_book.py", "--store", store, "--output", tmp_path]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    pages = {p.relative_to(site) for p in site.rglob("*.html")}
+    assert {p.relative_to(tmp_path / "html") for p in (tmp_path / "html").rglob("*.html")} == pages
+    assert {p: p.read_bytes() for p in execute.notebooks()} == before
