@@ -15,6 +15,7 @@ import re
 import sys
 import tarfile
 import time
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -225,9 +226,11 @@ def _from_any(
 
 def _transfer(url: str, part: Path, timeout: float, progress: bool | None) -> None:
     """Fetch `url` into `part`, after the bytes that it holds if the server allows it."""
-    import pooch
     import requests
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pooch asks tqdm for a notebook's progress bar, which few have
+        import pooch
     with part.open("ab") as file, contextlib.ExitStack() as stack:
         held, note = file.tell(), _note(part)
         headers = {"Accept-Encoding": "identity", "User-Agent": "agn_helpers (fetch_stripe82)"}
@@ -503,7 +506,10 @@ def read_stripe82_fits(
     if folder is None:
         folder = fetch_stripe82(names=[CATALOG, *(FITS[b] for b in wanted)])[CATALOG].parent
     path = _find(Path(folder), CATALOG)
-    ids = {(r["ra_sdss"], r["dec_sdss"]): train_id for train_id, r in _catalog(path).items()}
+    rows = _catalog(path)
+    ids = {(r["ra_sdss"], r["dec_sdss"]): train_id for train_id, r in rows.items()}
+    if len(ids) < len(rows):
+        raise DamagedStoreError(f"{path}: two quasars stand at one place, so fits cannot be told apart.")
     frames = []
     for band in wanted:
         path = _find(Path(folder), FITS[band])

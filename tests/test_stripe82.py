@@ -522,6 +522,13 @@ def test_published_fits_are_read_with_their_units(archive):
     assert len(fits) == 4
 
 
+def test_two_quasars_at_one_place_are_refused(archive):
+    rows = {**ROWS, 5: ROWS[70].replace("     70", "      5")}
+    write_archive(archive, rows=rows)
+    with pytest.raises(agn.DamagedStoreError, match="two quasars stand at one place"):
+        agn.read_stripe82_fits(archive, bands="g")
+
+
 def test_fits_of_other_quasars_are_refused(archive):
     text = (archive / "s82drw_g.dat").read_text().replace("2.169302", "2.169303")
     (archive / "s82drw_g.dat").write_text(text)
