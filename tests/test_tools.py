@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from urllib.parse import parse_qs, urlsplit
 
 import build_book
@@ -12,6 +13,7 @@ import execute
 import nbformat
 import pytest
 import yaml
+import zip_site
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from packaging.markers import Marker
 from packaging.requirements import Requirement
@@ -221,3 +223,47 @@ def test_whole_book_about_a_store_with_real_content(name, site, tmp_path):
     pages = {p.relative_to(site) for p in site.rglob("*.html")}
     assert {p.relative_to(tmp_path / "html") for p in (tmp_path / "html").rglob("*.html")} == pages
     assert {p: p.read_bytes() for p in execute.notebooks()} == before
+
+
+def test_zip_holds_the_whole_site_and_is_the_same_twice(tmp_path, capsys):
+    html = tmp_path / "html"
+    (html / "a").mkdir(parents=True)
+    (html / "index.html").write_text("home")
+    (html / "a" / "b.html").write_text("page")
+    first = zip_site.zip_site(html, tmp_path / "1.zip").read_bytes()
+    (html / "index.html").touch()
+    assert zip_site.zip_site(html, tmp_path / "2.zip").read_bytes() == first
+    with zipfile.ZipFile(tmp_path / "1.zip") as packed:
+        inside = {name.removeprefix(f"{zip_site.NAME}/"): packed.read(name) for name in packed.namelist()}
+    assert inside == {"index.html": b"home", "a/b.html": b"page"}
+    assert zip_site.main([str(tmp_path), str(tmp_path / "3.zip")]) == 1
+    assert "make book" in capsys.readouterr().err
+    assert not (tmp_path / "3.zip").exists()
+
+
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_workflows_pin_their_actions_and_ask_for_little(path):
+    text = path.read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {"contents": "read"}
+    for line in re.findall(r"uses: (.*)", text):
+        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[\d.]+", line), line
+    for job in workflow["jobs"].values():
+        assert "timeout-minutes" in job
+        for step in job["steps"]:
+            if "checkout@" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] is False
+            if "run" in step:
+                assert "${{" not in step["run"], "pass it through env, where it cannot become code"
+                subprocess.run(["sh", "-n"], input=step["run"], text=True, check=True)
+
+
+def test_every_supported_python_is_tested():
+    asked = PROJECT["requires-python"]
+    tests = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    tested = tests["jobs"]["everything"]["strategy"]["matrix"]["python"]
+    assert asked == ">=3.11,<3.15"
+    assert tested == ["3.11", "3.12", "3.13", "3.14"]
