@@ -605,16 +605,17 @@ class TrainingSet:
         meta = self.light_curves([], bands, columns, progress=False)
         ids = self.light_curve_ids().tolist() if train_ids is None else list(train_ids)
         parts = [ids[i : i + batch] for i in range(0, max(1, len(ids)), batch)]
-        read = functools.partial(_read_part, self.location, self._options, bands=bands, columns=columns)
+        # Dask narrows an argument named `columns` to those that a computation uses.
+        read = functools.partial(_read_part, self.location, self._options, bands, columns=list(meta))
         from_map: Any = dask.dataframe.from_map
         return from_map(read, parts, meta=meta, label="light-curves")
 
 
 def _read_part(
-    location: str, options: dict[str, Any], ids: list[int], bands: Any, columns: Any
+    location: str, options: dict[str, Any], bands: list[str] | None, ids: list[int], columns: list[str]
 ) -> pd.DataFrame:
     with _reopen(location, options) as training_set:
-        return training_set.light_curves(ids, bands, columns, progress=False)
+        return training_set.light_curves(ids, bands, columns, progress=False)[columns]
 
 
 def _counted(pieces: Iterable[Piece], bar: Any) -> Iterator[Piece]:

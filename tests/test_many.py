@@ -153,6 +153,19 @@ def test_dask_reads_the_same(any_store, scheduler):
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), expected)
 
 
+def test_dask_reads_the_columns_that_it_uses(small_store, tmp_path):
+    copy = agn.pack_store(small_store, tmp_path / "p.zarr")
+    with agn.open_training_set(copy) as ts:
+        expected = ts.light_curves(bands="g")
+        lazy = ts.to_dask(bands="g", batch=2)
+    for path in (copy / "sdss_lc" / "columns").iterdir():  # what is not needed is not missed
+        if path.is_dir() and path.name not in ("mjd_g", "psfmag_g"):
+            (path / "c" / "0").unlink()
+    std = lazy.groupby("train_id")["mag"].std().compute(scheduler="sync")
+    pd.testing.assert_series_equal(std.sort_index(), expected.groupby("train_id")["mag"].std())
+    assert len(lazy[["mag"]].compute(scheduler="sync")) == len(expected)
+
+
 def test_dask_of_nothing_and_of_errors(small_store):
     with agn.open_training_set(small_store) as ts:
         assert len(ts.to_dask([]).compute(scheduler="sync")) == 0

@@ -1,0 +1,187 @@
+"""Measure how fast the training set is read, with the helper and with other libraries.
+
+    python benchmarks/run.py                                     the helper, Zarr-Python 3, Parquet, floors
+    python benchmarks/run.py --zarr2 ENV --others ENV            also those that live in their own environment
+    python benchmarks/run.py --sizes 2458 24579 --rounds 5       other sizes, more rounds
+
+ENV is an environment's folder: make the first from ``benchmarks/requirements-zarr2.txt``, the second from
+``benchmarks/requirements-others.txt``. Each measurement is a process of its own; readers take turns within a
+round, so that a busy minute of the machine does not meet one of them alone; what is reported is the median of
+all rounds. Stores are made once in ``--folder`` and used again. The result goes to
+``benchmarks/results.json``, which the page "Performance as measured" shows.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import measure  # noqa: E402
+
+FULL = 24579
+SLOW = {("zarr 3", "ids"), ("zarr 3", "records"), ("zarr 3", "everything"), ("zarr 3", "band")}
+PACKAGES = ("zarr", "numcodecs", "numpy", "pandas", "pyarrow", "h5py", "tensorstore", "agn-helpers")
+
+
+def make_stores(folder, n, others):
+    """Write the original, the packed copy, Parquet and HDF5, each once."""
+    import pyarrow
+    import pyarrow.parquet
+
+    import agn_helpers
+    from agn_helpers.sample import build_sample_store
+
+    folder.mkdir(parents=True, exist_ok=True)
+    original, packed = folder / "original.zarr.zip", folder / "packed.zarr.zip"
+    if not original.exists():
+        build_sample_store(original, n=n)
+    for target in (packed, folder / "packed.zarr"):
+        if not target.exists():
+            agn_helpers.pack_store(original, target)
+    with agn_helpers.open_training_set(packed) as training_set:
+        ids = training_set.light_curve_ids()
+        (folder / "keys.json").write_text(json.dumps(sorted(map(str, ids.tolist()))))
+        group = training_set.root["sdss_lc"]
+        lengths = np.diff(group["offset"][:])
+        names = training_set._arrays.dtype.names
+        size = int(lengths.sum()) * training_set._arrays.dtype.itemsize
+        about = {"bytes": size, "epochs": int(lengths.sum()), "quasars": len(ids)}
+        (folder / "about.json").write_text(json.dumps(about))
+        if not (folder / "epochs.parquet").exists():
+            columns = {"train_id": np.repeat(ids, lengths)} | {n: group[f"columns/{n}"][:] for n in names}
+            path, table = folder / "epochs.parquet", pyarrow.table(columns)
+            pyarrow.parquet.write_table(table, path, compression="zstd", row_group_size=65536)
+    if others and not (folder / "epochs.h5").exists():
+        subprocess.run([python_of(others), str(HERE / "to_hdf5.py"), str(folder)], check=True)
+    sizes = {}
+    for name in ("original.zarr.zip", "packed.zarr.zip", "epochs.parquet", "epochs.h5"):
+        if (folder / name).exists():
+            sizes[name] = (folder / name).stat().st_size
+    return about | {"files": sizes}
+
+
+def python_of(environment):
+    """Return the interpreter of an environment's folder."""
+    return str(Path(environment) / ("Scripts" if os.name == "nt" else "bin") / "python")
+
+
+def readers_at_hand(zarr2, others):
+    """Return which interpreter runs each reader."""
+    here = {name: sys.executable for name in measure.READERS}
+    here |= {name: others and python_of(others) for name in ("hdf5", "tensorstore, packed")}
+    here["zarr 2"] = zarr2 and python_of(zarr2)
+    return {name: python for name, python in here.items() if python}
+
+
+def measure_all(folder, warm, interpreters, rounds):
+    """Return seconds and memory of every task with every reader, in turns."""
+    runs = {}
+    for turn in range(rounds):
+        for task in measure.TASKS:
+            for name, python in interpreters.items():
+                if getattr(measure.READERS[name], task, None) is None:
+                    continue
+                if turn and (name, task) in SLOW:
+                    continue  # a minute and more: once
+                command = [python, str(HERE / "measure.py"), name, task, str(folder), str(warm)]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+                runs.setdefault(task, {}).setdefault(name, []).append(
+                    json.loads(done.stdout.splitlines()[-1])
+                )
+                print(
+                    f"round {turn + 1}, {task}, {name}: {runs[task][name][-1]['seconds']:.4g} s", flush=True
+                )
+    return {
+        task: {
+            name: {
+                "seconds": statistics.median(r["seconds"] for r in several),
+                "fastest": min(r["seconds"] for r in several),
+                "slowest": max(r["seconds"] for r in several),
+                "runs": len(several),
+                "peak_bytes": max(r["peak"] or 0 for r in several),
+                "before_bytes": several[-1]["before"],
+                "result_bytes": several[-1]["result_bytes"],
+            }
+            for name, several in of_task.items()
+        }
+        for task, of_task in runs.items()
+    }
+
+
+def versions(python):
+    """Return the versions of what is measured in an environment."""
+    if python == sys.executable:
+        return {p: v for p in PACKAGES if (v := _version(p))}
+    code = (
+        "import importlib.metadata as m, json\n"
+        f"print(json.dumps({{p: m.version(p) for p in {PACKAGES!r} if list(m.distributions(name=p))}}))"
+    )
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def _version(package):
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def machine():
+    """Return what the figures depend on."""
+    model = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    memory = None
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "memory_bytes": memory,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "agn_benchmarks")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[FULL // 10, FULL])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--zarr2", type=Path, help="environment with Zarr-Python 2.18")
+    parser.add_argument("--others", type=Path, help="environment with TensorStore and h5py")
+    parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    options = parser.parse_args(arguments)
+    interpreters = readers_at_hand(options.zarr2, options.others)
+    result = {"machine": machine(), "rounds": options.rounds, "sizes": []}
+    result["versions"] = {name: versions(python) for name, python in interpreters.items()}
+    warm = options.folder / "warm"
+    make_stores(warm, 20, options.others)
+    for n in options.sizes:
+        folder = options.folder / str(n)
+        about = make_stores(folder, n, options.others)
+        result["sizes"].append(about | {"tasks": measure_all(folder, warm, interpreters, options.rounds)})
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"Written: {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The benchmark runs from one command, and every reader reads what the others read."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import measure
+import run
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    top = tmp_path_factory.mktemp("benchmark")
+    run.main(["--folder", str(top), "--sizes", "25", "--rounds", "2", "--out", str(top / "r.json")])
+    return top, json.loads((top / "r.json").read_text())
+
+
+def test_every_task_of_every_reader_at_hand_is_measured(result):
+    (size,) = result[1]["sizes"]
+    assert size["quasars"] == 25
+    assert set(size["tasks"]) == set(measure.TASKS)
+    for task, readers in size["tasks"].items():
+        assert "helper" in readers or task == "columns"
+        for name, figures in readers.items():
+            assert 0 < figures["fastest"] <= figures["seconds"] <= figures["slowest"]
+            assert figures["runs"] == (1 if (name, task) in run.SLOW else 2)
+            assert figures["peak_bytes"] > 10**7
+    assert size["tasks"]["everything"]["helper"]["result_bytes"] > 10**5
+    assert result[1]["versions"]["helper"]["zarr"].startswith("3.")
+    assert result[1]["machine"]["cores"] >= 1
+
+
+def test_readers_of_one_band_agree(result, monkeypatch):
+    kept = []
+    monkeypatch.setattr(measure, "timed", lambda work: kept.append(work()))
+    folder = result[0] / "25"
+    for name in ("helper", "helper, packed", "zarr 3", "zarr 3, packed", "parquet"):
+        measure.READERS[name](folder).band()
+    expected = kept[0][["train_id", "mjd", "mag", "magerr"]].to_numpy()
+    for frame in kept:
+        names = ["train_id", "mjd", "mag", "magerr"] if "mag" in frame else ["train_id", *measure.BAND]
+        ours = frame.sort_values(names[:2], kind="stable")[names].to_numpy()
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_reader_that_fails_stops_the_run(result, tmp_path):
+    with pytest.raises(SystemExit, match=r"measure.py helper open .* failed"):
+        run.measure_all(tmp_path, tmp_path, {"helper": sys.executable}, 1)
+
+
+def test_results_that_the_book_shows_are_whole():
+    """They come from a run of this program, on a store of the original's size."""
+    shown = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+    full = shown["sizes"][-1]
+    assert full["quasars"] == run.FULL
+    assert set(full["tasks"]) == set(measure.TASKS)
+    assert {"helper", "helper, packed", "zarr 3", "zarr 2", "parquet", "floor"} <= set(full["tasks"]["open"])
