@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -179,21 +180,27 @@ class FolderMembers:
         self.path = path
         self._real = os.path.realpath(path)
 
-    def read(self, name: str, limit: int) -> Buffer | None:
+    def open(self, name: str) -> BufferedReader:
+        """Open a file of any size that is neither a link nor a pipe."""
         full = os.path.join(self._real, *name.split("/"))
+        if os.path.realpath(full) != full:
+            msg = f"{self.path}: {name} is a link that leads elsewhere; it is not followed."
+            raise DamagedStoreError(msg)
+        # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        file = open(os.open(full, flags), "rb")  # noqa: SIM115  # the caller closes it
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise DamagedStoreError(f"{self.path}: {name} is not an ordinary file.")
+        return file
+
+    def read(self, name: str, limit: int) -> Buffer | None:
         try:
-            if os.path.realpath(full) != full:
-                msg = f"{self.path}: {name} is a link that leads elsewhere; it is not followed."
-                raise DamagedStoreError(msg)
-            # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
-            with open(os.open(full, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as f:
-                status = os.fstat(f.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise DamagedStoreError(f"{self.path}: {name} is not an ordinary file.")
-                if status.st_size > limit:
-                    msg = f"{self.path}: {name} holds {status.st_size} bytes, more than {limit}."
-                    raise LimitError(msg)
-                return f.read(status.st_size + 1)
+            with self.open(name) as f:
+                size = os.fstat(f.fileno()).st_size
+                if size > limit:
+                    raise LimitError(f"{self.path}: {name} holds {size} bytes, more than {limit}.")
+                return f.read(size + 1)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as e:

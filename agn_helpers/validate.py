@@ -18,7 +18,7 @@ from agn_helpers.catalog import check_catalog
 from agn_helpers.columns import BANDS, MISSING_MAGNITUDE
 from agn_helpers.errors import DamagedStoreError, InvalidValueError, StoreNotFoundError, TrainingSetError
 from agn_helpers.files import Place
-from agn_helpers.members import open_members
+from agn_helpers.members import FolderMembers, open_members
 from agn_helpers.packed import PackedArrays
 from agn_helpers.store import CATALOG, LIGHT_CURVES, TrainingSet, open_training_set
 
@@ -319,12 +319,13 @@ def _sums(path: Path) -> dict[str, str]:
         open_members(path).close()  # says what is wrong where this is no zip
         with path.open("rb") as file:
             return {path.name: hashlib.file_digest(file, "sha256").hexdigest()}
-    members, sums = open_members(path), {}
+    members, sums = FolderMembers(path), {}
     for name in sorted(members.names()):
-        content = members.read(name, 2**40)
-        if content is None:
-            raise DamagedStoreError(f"{path}: {name} vanished while it was read.")
-        sums[f"{path.name}/{name}"] = hashlib.sha256(content).hexdigest()
+        try:
+            with members.open(name) as file:
+                sums[f"{path.name}/{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as e:
+            raise DamagedStoreError(f"{path}: {name} cannot be read ({e.strerror}).") from e
     return sums
 
 
