@@ -31,7 +31,7 @@ sys.path.insert(0, str(HERE))
 import measure  # noqa: E402
 
 FULL = 24579
-SLOW = {("zarr 3", "ids"), ("zarr 3", "records"), ("zarr 3", "everything"), ("zarr 3", "band")}
+SLOW = {("zarr 3", "ids")}
 PACKAGES = ("zarr", "numcodecs", "numpy", "pandas", "pyarrow", "h5py", "tensorstore", "agn-helpers")
 
 
@@ -86,7 +86,7 @@ def readers_at_hand(zarr2, others):
 
 
 def measure_all(folder, warm, interpreters, rounds):
-    """Return seconds and memory of every task with every reader, in turns."""
+    """Yield, after each round, time and memory of every task with every reader so far."""
     runs = {}
     for turn in range(rounds):
         for task in measure.TASKS:
@@ -99,26 +99,25 @@ def measure_all(folder, warm, interpreters, rounds):
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-                runs.setdefault(task, {}).setdefault(name, []).append(
-                    json.loads(done.stdout.splitlines()[-1])
-                )
-                print(
-                    f"round {turn + 1}, {task}, {name}: {runs[task][name][-1]['seconds']:.4g} s", flush=True
-                )
+                run = json.loads(done.stdout.splitlines()[-1])
+                runs.setdefault(task, {}).setdefault(name, []).append(run)
+                print(f"round {turn + 1}, {task}, {name}: {run['seconds']:.4g} s", flush=True)
+        yield {t: {name: summary(name, t, r) for name, r in of_task.items()} for t, of_task in runs.items()}
+
+
+def summary(name, task, runs):
+    """Return what is reported of several runs of one task with one reader."""
+    sampled = task in ("records", "everything", "band")
     return {
-        task: {
-            name: {
-                "seconds": statistics.median(r["seconds"] for r in several),
-                "fastest": min(r["seconds"] for r in several),
-                "slowest": max(r["seconds"] for r in several),
-                "runs": len(several),
-                "peak_bytes": max(r["peak"] or 0 for r in several),
-                "before_bytes": several[-1]["before"],
-                "result_bytes": several[-1]["result_bytes"],
-            }
-            for name, several in of_task.items()
-        }
-        for task, of_task in runs.items()
+        "seconds": statistics.median(r["seconds"] for r in runs),
+        "cpu_seconds": statistics.median(r["cpu_seconds"] for r in runs),
+        "fastest": min(r["seconds"] for r in runs),
+        "slowest": max(r["seconds"] for r in runs),
+        "runs": len(runs),
+        "sample": measure.READERS[name].sample if sampled else None,
+        "peak_bytes": max(r["peak"] or 0 for r in runs),
+        "before_bytes": runs[-1]["before"],
+        "result_bytes": runs[-1]["result_bytes"],
     }
 
 
@@ -161,6 +160,11 @@ def machine():
     }
 
 
+def load():
+    """Return how many programs on average wanted to run, 1.0 if the benchmark was alone."""
+    return round(os.getloadavg()[2], 1) if hasattr(os, "getloadavg") else None
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "agn_benchmarks")
@@ -178,8 +182,10 @@ def main(arguments=None):
     for n in options.sizes:
         folder = options.folder / str(n)
         about = make_stores(folder, n, options.others)
-        result["sizes"].append(about | {"tasks": measure_all(folder, warm, interpreters, options.rounds)})
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+        result["sizes"].append(about)
+        for tasks in measure_all(folder, warm, interpreters, options.rounds):
+            about |= {"load": load(), "tasks": tasks}
+            options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"Written: {options.out}")
 
 
