@@ -93,40 +93,40 @@ def test_missing_page_leads_home_from_any_depth(site):
     assert page.loads == ["data:,"], "a relative address would break below the first level"
 
 
-def test_figure_without_words_stops_the_build(tmp_path):
-    build_with(tmp_path, "![](picture.png)", expect="without alternative text", picture=True)
+MISTAKES = {
+    "![](picture.png)": "image without alternative text: picture.png",
+    "[x](gone.md)": "cross-reference target not found: 'gone.md'",
+    "{term}`no such word`": "term not in glossary: 'no such word'",
+    "```{nonsense}\n```": "Unknown directive type: 'nonsense'",
+    "{cite:t}`Nobody1900`": 'could not find bibtex key "Nobody1900"',
+}
 
 
-@pytest.mark.parametrize(
-    ("text", "expect"),
-    [
-        ("[x](gone.md)", "cross-reference target not found"),
-        ("{term}`no such word`", "term not in glossary"),
-        ("```{nonsense}\n```", "Unknown directive"),
-        ("{cite:t}`Nobody1900`", "could not find bibtex key"),
-    ],
-)
-def test_mistake_on_a_page_stops_the_build(tmp_path, text, expect):
-    build_with(tmp_path, text, expect)
-
-
-def build_with(folder, text, expect, picture=False):
-    """Build a book of one page with the project's own settings; it must fail and say why."""
-    script = (
-        "import sys; from pathlib import Path; import build_book as b; f = Path(sys.argv[1]);"
-        "sys.exit(not b.build_site(f / 'book', f / 'html'))"
-    )
+@pytest.fixture(scope="module")
+def wrong_book(tmp_path_factory):
+    """What the build says of a book with every mistake, under the project's own settings."""
+    folder = tmp_path_factory.mktemp("wrong")
     book = folder / "book"
     book.mkdir()
     for name in ("_config.yml", "_ext", "_static", "reference"):
         (book / name).symlink_to(ROOT / name)
     (book / "_toc.yml").write_text("format: jb-book\nroot: index\n")
-    (book / "index.md").write_text(f"# Title\n\n{text}\n")
-    if picture:
-        (book / "picture.png").write_bytes(b"")
-    built = subprocess.run(
-        [sys.executable, "-c", script, folder], cwd=ROOT / "tools", capture_output=True, text=True,
+    (book / "index.md").write_text("# Title\n\n" + "\n\n".join(MISTAKES) + "\n")
+    (book / "picture.png").write_bytes(b"")
+    script = (
+        "import sys; from pathlib import Path; import build_book as b; f = Path(sys.argv[1]);"
+        "sys.exit(not b.build_site(f / 'book', f / 'html'))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script, folder],
+        cwd=ROOT / "tools",
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
-    assert built.returncode != 0
-    assert expect in built.stderr
+    )
+
+
+@pytest.mark.parametrize("message", MISTAKES.values(), ids=list(MISTAKES))
+def test_mistake_on_a_page_stops_the_build(message, wrong_book):
+    assert wrong_book.returncode != 0
+    assert message in wrong_book.stderr
