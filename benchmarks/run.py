@@ -129,7 +129,8 @@ def versions(python):
         "import importlib.metadata as m, json\n"
         f"print(json.dumps({{p: m.version(p) for p in {PACKAGES!r} if list(m.distributions(name=p))}}))"
     )
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    # -I: the folder that this is started from does not count.
+    done = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
