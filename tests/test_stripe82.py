@@ -10,6 +10,7 @@ import pathlib
 import sys
 import tarfile
 import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -230,6 +231,16 @@ def test_bytes_of_two_versions_are_never_joined(web, archive, tmp_path, change):
     assert same_files(tmp_path / "here", archive)
 
 
+def test_a_torn_note_means_from_the_start(web, archive, tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "QSO_S82.tar.gz.part").write_bytes(b"of what version?")
+    (here / "QSO_S82.tar.gz.part.from").write_text(f"{web.address}/QSO_S82.tar.gz\n")
+    fetch(here, web)
+    assert web.seen[0][1] is None
+    assert same_files(here, archive)
+
+
 def test_a_complete_part_whose_process_died_is_used_or_fetched_again(web, archive, tmp_path):
     here = tmp_path / "here"
     here.mkdir()
@@ -375,6 +386,14 @@ def test_derived_columns_follow_their_definitions(archive, tmp_path):
 def test_the_same_files_give_the_same_bytes(archive, tmp_path):
     first = agn.build_stripe82_store(tmp_path / "a.zarr.zip", archive).read_bytes()
     assert agn.build_stripe82_store(tmp_path / "b.zarr.zip", archive).read_bytes() == first
+
+
+def test_light_curves_stand_in_text_order(archive, tmp_path):
+    write_archive(archive, texts={i: light_curve_text(i, 2) for i in (98, 70, 4952501, 1018)})
+    store = agn.build_stripe82_store(tmp_path / "s.zarr.zip", archive)
+    with zipfile.ZipFile(store) as z:
+        names = [n.split("/")[1] for n in z.namelist() if n.startswith("sdss_lc/") and n.endswith("/0")]
+    assert names == ["1018", "4952501", "70", "98"]
 
 
 def test_files_may_be_packed_or_not(archive, tmp_path):
