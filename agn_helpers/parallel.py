@@ -266,9 +266,11 @@ def _by_threads(task: Task, batches: Iterator[list[int]], workers: int) -> Outco
             stop.set()  # a thread cannot be ended from outside: it leaves after its current light curve
 
 
-# In a worker process only: its own task with its own open store, and the sign that it should leave.
+# In a worker process only: its own task with its own open store, the sign that it should leave, and
+# whether it is in the reader's function, where alone it may be interrupted.
 _task: Task | None = None
 _stop: Any = None
+_busy = False
 
 
 def _context() -> BaseContext:
@@ -299,19 +301,29 @@ def _end_with_parent() -> None:
 def _leave(*_: object) -> None:
     if _stop is None or not _stop.value:
         os._exit(1)
-    raise SystemExit  # out of the current light curve; the worker then leaves tidily
+    if _busy:  # elsewhere it is about to leave, and may hold a lock or be sending an answer
+        raise SystemExit
 
 
 def _work(ids: list[int]) -> bytes:
+    global _busy
     assert _task is not None  # noqa: S101  (for the type checker: the initializer ran)
-    return _work_on(_task, itertools.takewhile(lambda _: not _stop.value, ids))
+    try:
+        _busy = True
+        outcomes = _task(itertools.takewhile(lambda _: not _stop.value, ids))
+    finally:
+        _busy = False
+    return _pack(outcomes)
 
 
-def _work_on(task: Task, ids: Iterable[int]) -> bytes:
-    """Return packed outcomes; what cannot travel becomes an error that can."""
+def _work_on(task: Task, ids: list[int]) -> bytes:
+    return _pack(task(ids))
+
+
+def _pack(outcomes: list[Outcome]) -> bytes:
+    """Return outcomes as bytes; what cannot travel becomes an error that can."""
     import cloudpickle
 
-    outcomes = task(ids)
     for _, error in outcomes:
         if error is not None:
             error.add_note("In the worker:\n" + "".join(traceback.format_exception(error)))

@@ -374,6 +374,33 @@ def test_ctrl_c_leaves_no_worker_behind(small_store, tmp_path, executor):
         assert not pathlib.Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.skipif(not pathlib.Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_workers_end_when_their_parent_is_killed(small_store, tmp_path):
+    """A notebook's kernel that is restarted is killed; it cannot tell its workers."""
+    program = textwrap.dedent(f"""
+        import os, pathlib, time
+        import agn_helpers as agn
+
+        def slow(light_curve):
+            pathlib.Path({str(tmp_path)!r}, f"{{os.getpid()}}").touch()
+            time.sleep(600)
+
+        with agn.open_training_set({str(small_store)!r}) as ts:
+            agn.map_light_curves(slow, ts, [0] * 640, executor="processes", workers=2)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    workers = [pathlib.Path("/proc", p.name) for p in tmp_path.iterdir()]
+    assert len(workers) == 2
+    while any(w.exists() for w in workers) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not [w for w in workers if w.exists()]
+
+
 @pytest.mark.parametrize("executor", ["threads", "processes"])
 def test_an_interrupted_call_ends_its_workers(ts, executor, monkeypatch):
     """The same where the signal reaches the parent alone."""
