@@ -308,7 +308,9 @@ def _parse_v3(raw: bytes, max_bytes: int) -> Layout | None:
         configs = [c.get("configuration") or {} for c in meta["codecs"]]
         if meta["zarr_format"] != 3 or meta["node_type"] != "array":
             raise DamagedStoreError("this is not the metadata of a Zarr 3 array.")
-        separator = (keys.get("configuration") or {}).get("separator") or "/"
+        separator = (keys.get("configuration") or {}).get("separator", "/")
+        if separator not in (".", "/"):
+            raise DamagedStoreError("the separator of its chunk names is neither . nor /.")
         dtype = _dtype_v3(meta["data_type"])
         room = _room(_bounded(shape, chunks, dtype.itemsize if dtype else 1, max_bytes))
         if unsafe := [n for n in names if "pickle" in n]:

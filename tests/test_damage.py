@@ -311,6 +311,17 @@ def test_definitions_of_a_column_of_any_kind(tmp_path, made, dtype):
         assert table.loc["z", "status"] == "defined"
 
 
+@pytest.mark.parametrize("separator", [["/"], 1, "", "x"])
+def test_a_separator_that_is_none(tmp_path, made, separator):
+    """AttributeError, when chunk names were put together with it."""
+    path = stores.copy_store(made[3, "folder"], tmp_path / "s")
+    meta = json.loads((path / "catalog/zarr.json").read_text())
+    meta["chunk_key_encoding"]["configuration"] = {"separator": separator}
+    (path / "catalog/zarr.json").write_text(json.dumps(meta))
+    with agn.open_training_set(path) as ts, pytest.raises(agn.DamagedStoreError, match="separator"):
+        ts.catalog()
+
+
 def test_an_id_that_no_int64_holds(tmp_path, made):
     path = copy(made, "folder", tmp_path)
 

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import stores
+from tqdm import tqdm
 
 import agn_helpers as agn
 from agn_helpers.features import seal_zip, write_features
@@ -179,8 +180,14 @@ def test_killed_at_random_moments(scene):
     kills = max(1, KILLS // len(WRITERS))
     rng = np.random.default_rng(5)
     counted = {"old": 0, "new": 0}
+
+    def work():
+        # tqdm's lock is shared with forked processes: a child killed while it holds it would stop us all.
+        tqdm.set_lock(threading.RLock())
+        scene.write(scene.source, scene.target)
+
     for _ in range(kills):
-        child = FORK.Process(target=scene.write, args=(scene.source, scene.target))
+        child = FORK.Process(target=work)
         child.start()
         time.sleep(rng.uniform(0, 1.3 * scene.seconds))  # the moment, not a hope: any will do
         child.kill()
