@@ -9,7 +9,8 @@ from pathlib import Path
 import axe_playwright_python
 import browser
 import pytest
-from site_fixtures import read_pages
+import yaml
+from site_fixtures import ROOT
 
 pytestmark = pytest.mark.skipif(browser.find_chromium() is None, reason="needs Chromium: make browser")
 
@@ -18,12 +19,22 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 RUN_AXE = f"""async (colours) => {{
   for (const box of document.querySelectorAll("details")) box.open = true;
   const result = await axe.run(document, {{
-    runOnly: {json.dumps(RULES)},
+    runOnly: colours ? {{type: "rule", values: ["color-contrast"]}} : {json.dumps(RULES)},
     resultTypes: ["violations"],
-    rules: {{"color-contrast": {{enabled: colours}}}},
+    rules: colours ? {{}} : {{"color-contrast": {{enabled: false}}}},
   }});
   return result.violations.flatMap(v => v.nodes.map(n => `${{v.id}}: ${{n.html.slice(0, 160)}}`));
 }}"""
+# Words of code by the thousand share a few colours, and rows of a table too: look at each once.
+THIN_OUT = """() => {
+  const seen = new Set();
+  for (const word of document.querySelectorAll(".highlight pre span")) {
+    const key = `${word.className} in ${word.closest("div.highlight").parentElement.className}`;
+    // axe does not judge a single letter.
+    if (seen.has(key) || word.textContent.length < 2) word.textContent = ""; else seen.add(key);
+  }
+  for (const row of document.querySelectorAll("tbody tr:nth-child(n+4)")) row.remove();
+}"""
 TOO_WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -90,15 +101,24 @@ def test_no_accessibility_violation_and_nothing_scrolls_sideways(theme, width, s
             assert tab.evaluate("document.documentElement.dataset.theme") == theme
         found += [f"{name}: scrolls sideways by {by}" for by in [tab.evaluate(TOO_WIDE)] if by > 0]
         tab.add_script_tag(path=AXE)
-        colours = width == 1280  # they are those of the narrow page too, and slow to check
-        found += [f"{name}: {violation}" for violation in tab.evaluate(RUN_AXE, colours)]
+        violations = tab.evaluate(RUN_AXE, False)
+        if width == 1280:  # the narrow page has the same colours
+            tab.evaluate(THIN_OUT)
+            violations += tab.evaluate(RUN_AXE, True)
+        found += [f"{name}: {violation}" for violation in violations]
     assert not found, "\n".join(found)
 
 
 def test_axe_notices_a_violation(tab):
-    tab.set_content("<html lang='en'><title>x</title><main><h1>x</h1><img src='data:,'></main>")
+    tab.set_content(
+        "<html lang='en'><title>x</title><main><h1>x</h1><img src='data:,'>"
+        "<div class='cell'><div class='highlight'><pre><span class='k' style='color:black'>word</span>"
+        "<span class='s' style='color:#ddd'>pale</span></pre></div></div></main>"
+    )
     tab.add_script_tag(path=AXE)
-    assert [line.split(":")[0] for line in tab.evaluate(RUN_AXE, True)] == ["image-alt"]
+    assert [line.split(":")[0] for line in tab.evaluate(RUN_AXE, False)] == ["image-alt"]
+    tab.evaluate(THIN_OUT)
+    assert [line.split(":")[0] for line in tab.evaluate(RUN_AXE, True)] == ["color-contrast"]
 
 
 def test_code_lines_fit_at_full_width(site, address, tab):
@@ -180,5 +200,6 @@ def test_home_page_shows_all_in_one_screen(site, address, tab):
     for what in (".bd-article h1", ".start-button", ".hero-picture.only-light", ".chapter-card >> nth=-1"):
         box = tab.locator(what).first.bounding_box()
         assert box["y"] + box["height"] <= 900, what
-    titles = [path for path in read_pages(site) if path.name.startswith("0")]
-    assert tab.locator(".chapter-card").count() == len(titles)
+    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    chapters = next(part for part in contents["parts"] if part["caption"] == "The training set")
+    assert tab.locator(".chapter-card").count() == len(chapters["chapters"])
