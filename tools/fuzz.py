@@ -576,11 +576,12 @@ def compare_with_zarr(path: Path, format_: int, arrays: dict[str, np.ndarray], t
 def examine(mutant: Mutant, tally: Counter[str]) -> str:
     """Read everything in a mutant. Return "answer" or "error"; raise whatever is not allowed."""
     before = snapshot(mutant.path.parent)
-    refused, arrays, format_ = False, {}, 2
+    refused, packed, arrays, format_ = False, False, {}, 2
     ts, opened = attempt(lambda: agn.open_training_set(mutant.path))
     if opened:
         with ts:
             format_ = ts._arrays.format
+            packed = hasattr(ts._arrays, "stored")  # Zarr has no arrays of these names to compare with
             calls: list[Callable[[], Any]] = [
                 lambda: ts.attrs,
                 lambda: repr(ts.tree(2)),
@@ -623,7 +624,6 @@ def examine(mutant: Mutant, tally: Counter[str]) -> str:
     tally["changed, noticed only by the manifest"] += listed and not noticed
     # Zarr would wait for the writer of a pipe, for ever.
     pipes = [path for path in mutant.path.parent.rglob("*") if path.is_fifo()]
-    packed = opened and hasattr(ts._arrays, "stored")  # Zarr has no array of these names to compare with
     if arrays and not pipes and not packed:
         signal.setitimer(signal.ITIMER_REAL, SECONDS)  # for Zarr
         compare_with_zarr(mutant.path, format_, arrays, tally)
