@@ -446,9 +446,7 @@ def seal_zip(folder: "str | os.PathLike[str]", target: "str | os.PathLike[str]")
     with Place(target) as place:
         with zipfile.ZipFile(place.temporary, "w", zipfile.ZIP_STORED) as z:
             for name, path in names.items():
-                info = zipfile.ZipInfo(
-                    name
-                )  # dated 1980-01-01, so that the same content gives the same bytes
+                info = zipfile.ZipInfo(name)  # dated 1980-01-01: same content, same bytes
                 info.create_system, info.external_attr = 3, 0o644 << 16
                 info.file_size = path.stat().st_size
                 with path.open("rb") as f, z.open(info, "w") as out:

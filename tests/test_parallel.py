@@ -1,5 +1,6 @@
 """map_light_curves: the same answer whoever computes it, and a clear error whatever goes wrong."""
 
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -324,6 +325,31 @@ def test_a_closed_training_set_says_so(ts):
     ts.close()
     with pytest.raises(agn.ClosedError, match="is closed"):
         agn.map_light_curves(len, ts, progress=False)
+
+
+def test_a_batch_ends_with_its_first_failure(ts):
+    outcomes = parallel.Task(fails_on_66_and_100, ts, True)([0, 66, 3])
+    assert [type(o.error) for o in outcomes] == [type(None), ZeroDivisionError]
+
+
+def test_threads_leave_after_their_current_light_curve(ts):
+    calls = []
+
+    def function(light_curve):
+        calls.append(1)
+        assert len(calls) < 20_000, "nobody told it to stop"
+
+    running = parallel._by_threads(parallel.Task(function, ts, True), iter([[0], itertools.repeat(0)]), 2)
+    next(running)
+    running.close()
+    assert len(calls) < 20_000
+
+
+def test_ctrl_c_is_the_parents_business(ts):
+    found = agn.map_light_curves(
+        lambda _: signal.getsignal(signal.SIGINT) is signal.SIG_IGN, ts, executor="processes", progress=False
+    )
+    assert found.all()
 
 
 def test_only_a_few_batches_wait_at_once(ts):
