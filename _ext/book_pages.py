@@ -43,13 +43,32 @@ FRAME = re.compile(
     r'(?:<style scoped>.*?</style>\s*)?<table border="1" class="dataframe">(.*?)</table>', re.S
 )
 
+NUMBER = re.compile(r"[-+]?[\d.,]*(e[-+]?\d+)?|NaN|nan|&lt;NA&gt;|inf|None|True|False|—|\.\.\.")
+WORDS = '<{} class="words">'
+
 
 def accessible_frame(body: str) -> str:
-    """Give a pandas table's header cells their scope; an empty one is no header."""
-    head, _, rest = body.partition("</thead>")
-    head = head.replace("<th></th>", "<td></td>").replace("<th>", '<th scope="col">')
-    head = head.replace("<th ", '<th scope="col" ')
-    return head + _ + rest.replace("<th>", '<th scope="row">').replace("<th ", '<th scope="row" ')
+    """Give a pandas table's header cells their scope, and its columns of words their class.
+
+    An empty header cell is none. Words are aligned to the left and may be broken; numbers not.
+    """
+    head, end, rest = body.partition("</thead>")
+    rows = [re.findall(r"<td>(.*?)</td>", row, re.S) for row in rest.split("</tr>")]
+    width = max(map(len, rows), default=0)
+    wordy = {j for row in rows for j, cell in enumerate(row) if not NUMBER.fullmatch(cell.strip())}
+
+    def mark(row: re.Match[str], tag: str, first: int) -> str:
+        column = itertools.count(-first)
+        return re.sub(
+            f"<{tag}>", lambda cell: WORDS.format(tag) if next(column) in wordy else cell[0], row[0]
+        )
+
+    rest = re.sub(r"<tr.*?</tr>", lambda row: mark(row, "td", 0), rest, flags=re.S)
+    if head.count("<tr") == 1:
+        names = len(re.findall(r"<th[ >]", head))
+        head = re.sub(r"<tr.*?</tr>", lambda row: mark(row, "th", names - width), head, flags=re.S)
+    head = re.sub(r"<th(?=[ >])", '<th scope="col"', head.replace("<th></th>", "<td></td>"))
+    return head + end + re.sub(r"<th(?=[ >])", '<th scope="row"', rest)
 
 
 def fix_page(text: str) -> str:

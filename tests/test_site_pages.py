@@ -1,0 +1,48 @@
+"""What the build corrects in the pages of others."""
+
+import sys
+
+import pandas as pd
+import pytest
+from site_fixtures import ROOT
+
+sys.path.insert(0, str(ROOT / "_ext"))
+
+import book_pages
+
+
+def test_table_gets_scopes_a_name_and_a_box():
+    frame = pd.DataFrame({"z": [2.1, None], "what": ["a quasar", "a star"]}, index=["first", "second"])
+    page = book_pages.fix_page(frame.to_html() + frame.to_html())
+    assert page.count('role="region" tabindex="0"') == 2
+    assert 'aria-label="Table 1, scrolls sideways"' in page
+    assert 'aria-label="Table 2, scrolls sideways"' in page
+    assert '<th scope="col">z</th>' in page
+    assert '<th scope="col" class="words">what</th>' in page
+    assert '<th scope="row">first</th>' in page
+    assert "<th></th>" not in page
+    assert "<td>2.1</td>" in page
+    assert '<td class="words">a quasar</td>' in page
+
+
+@pytest.mark.parametrize("value", ["1", "-1.5e-05", "12,345", "NaN", "&lt;NA&gt;", "True", ""])
+def test_numbers_and_missing_values_are_no_words(value):
+    assert book_pages.NUMBER.fullmatch(value)
+
+
+@pytest.mark.parametrize("value", ["psfmag_u", "0.1 mag", "J2000", "2 + 2 b"])
+def test_words_are_words(value):
+    assert not book_pages.NUMBER.fullmatch(value)
+
+
+def test_several_header_rows_keep_their_alignment():
+    columns = pd.MultiIndex.from_product([["a"], ["b", "c"]])
+    page = book_pages.fix_page(pd.DataFrame([[1, "x"]], columns=columns).to_html())
+    assert 'scope="col" colspan="2"' in page
+    assert '<td class="words">x</td>' in page
+
+
+def test_correcting_twice_changes_nothing_more():
+    frame = pd.DataFrame({"z": [2.1]})
+    once = book_pages.fix_page(frame.to_html())
+    assert book_pages.fix_page(once) == once
