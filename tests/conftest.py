@@ -4,11 +4,16 @@ import pathlib
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))  # tests/stores.py is imported by its name
 
 import stores
 from site_fixtures import site  # noqa: F401  (a fixture)
+
+# A property holds or not; how long one example takes says something of the machine only.
+settings.register_profile("book", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("book")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
