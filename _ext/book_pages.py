@@ -44,7 +44,7 @@ FRAME = re.compile(
 )
 
 NUMBER = re.compile(r"[-+]?[\d.,]*(e[-+]?\d+)?|NaN|nan|&lt;NA&gt;|inf|None|True|False|—|\.\.\.")
-WORDS = '<{} class="words">'
+LONG = 24  # characters; a column with longer words gets room for them
 
 
 def accessible_frame(body: str) -> str:
@@ -55,13 +55,20 @@ def accessible_frame(body: str) -> str:
     head, end, rest = body.partition("</thead>")
     rows = [re.findall(r"<td>(.*?)</td>", row, re.S) for row in rest.split("</tr>")]
     width = max(map(len, rows), default=0)
-    wordy = {j for row in rows for j, cell in enumerate(row) if not NUMBER.fullmatch(cell.strip())}
+    kind: dict[int, str] = {}
+    for row in rows:
+        for j, cell in enumerate(row):
+            if not NUMBER.fullmatch(cell.strip()):
+                kind[j] = "words long" if len(cell) > LONG or "long" in kind.get(j, "") else "words"
 
     def mark(row: re.Match[str], tag: str, first: int) -> str:
         column = itertools.count(-first)
-        return re.sub(
-            f"<{tag}>", lambda cell: WORDS.format(tag) if next(column) in wordy else cell[0], row[0]
-        )
+
+        def with_class(cell: re.Match[str]) -> str:
+            found = kind.get(next(column))
+            return f'<{tag} class="{found}">' if found else cell[0]
+
+        return re.sub(f"<{tag}>", with_class, row[0])
 
     rest = re.sub(r"<tr.*?</tr>", lambda row: mark(row, "td", 0), rest, flags=re.S)
     if head.count("<tr") == 1:
@@ -145,15 +152,19 @@ def first_paragraph(tree: nodes.document | None) -> str:
     return html.escape(text if len(text) <= 200 else text[:197].rsplit(" ", 1)[0] + " ...")
 
 
-def link_own_hub(
+def adapt_launch_buttons(
     app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None
 ) -> None:
     """Add a button for the reader's own JupyterHub, whose address only the reader knows.
 
     It leads to a form on the set-up page, which knows the chapter and makes the link.
+    Colab opens a notebook alone, without the project's files: one that has no cell to install
+    what it needs there has no button either.
     """
     for button in context.get("header_buttons", []):
         if button.get("label") == "launch-buttons":
+            if "install-on-colab" not in Path(app.env.doc2path(page)).read_text(encoding="utf-8"):
+                button["buttons"] = [b for b in button["buttons"] if b["text"] != "Colab"]
             form = context["pathto"]("setup") + f"?chapter={page}.ipynb#own-jupyterhub"
             button["buttons"].append(
                 {
@@ -209,7 +220,7 @@ def drop_thebe(
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx about this extension."""
     app.connect("html-page-context", drop_thebe, priority=900)
-    app.connect("html-page-context", link_own_hub, priority=900)
+    app.connect("html-page-context", adapt_launch_buttons, priority=900)
     app.connect("html-page-context", describe, priority=900)
     app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", write_extra_files)

@@ -25,6 +25,13 @@ def test_table_gets_scopes_a_name_and_a_box():
     assert '<td class="words">a quasar</td>' in page
 
 
+def test_only_long_words_get_room_to_break():
+    page = book_pages.fix_page(pd.DataFrame({"a": ["deg", "mag"], "b": ["short", 30 * "long "]}).to_html())
+    assert '<th scope="col" class="words">a</th>' in page
+    assert '<th scope="col" class="words long">b</th>' in page
+    assert '<td class="words long">short</td>' in page
+
+
 @pytest.mark.parametrize("value", ["1", "-1.5e-05", "12,345", "NaN", "&lt;NA&gt;", "True", ""])
 def test_numbers_and_missing_values_are_no_words(value):
     assert book_pages.NUMBER.fullmatch(value)

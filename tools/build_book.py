@@ -27,7 +27,7 @@ import home_figure
 ROOT = execute.ROOT
 # What the site is made of, seen from the root of the project.
 SOURCES = (
-    "_config.yml", "_toc.yml", "_ext", "_static", "notebooks", "reference",
+    "_config.yml", "_toc.yml", "_ext", "_static", "notebooks", "reference", "benchmarks/results.json",
     "index.md", "setup.md", "CHANGELOG.md", "CONTRIBUTING.md",
 )  # fmt: skip
 DRAWN = Path("_static", "drawn")  # pictures made at build, in the copy only
