@@ -198,7 +198,8 @@ def missing_mask(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """
     mask: npt.NDArray[np.bool_]
     if values.dtype.kind in "iu":
-        mask = values == np.array(MISSING_INTEGER).astype(values.dtype)
+        # In 64 bits no id is as large as -99 written without a sign; in 8 bits that is the number 157.
+        mask = values == (MISSING_INTEGER if values.dtype.kind == "i" else 2**64 + MISSING_INTEGER)
     elif values.dtype.kind == "f":
         mask = np.isnan(values)
         if unit_of(name) == "mag":

@@ -57,11 +57,13 @@ class FeatureWriter:
         Rows per chunk, which is what one writer must have for itself.
     attrs : mapping, optional
         Attributes of the table, for example how the features were computed.
+    manifest : bool
+        Write the SHA-256 checksums beside it too, as `write_manifest` does, in ``NAME.sha256``.
 
     Raises
     ------
     TargetExistsError
-        If there is something at `path`.
+        If there is something at `path`, or beside it the manifest of a former table.
     UnsafeWriteError
         If `path` names a zip.
     InvalidValueError
@@ -86,6 +88,8 @@ class FeatureWriter:
         columns: Mapping[str, Any],
         chunk: int = 4096,
         attrs: Mapping[str, Any] | None = None,
+        *,
+        manifest: bool = False,
     ) -> None:
         if n < 0 or chunk < 1:
             raise InvalidValueError(f"n={n} rows in chunks of {chunk} cannot be: n >= 0, chunk >= 1.")
@@ -97,7 +101,7 @@ class FeatureWriter:
                 "overwrite for each other. Write to a folder first, then: seal_zip(folder, zip)"
             )
             raise UnsafeWriteError(msg)
-        self._place: Place | None = Place(path, folder=True)
+        self._place: Place | None = Place(path, folder=True, manifest=manifest)
         self._folder = self._place.temporary
         try:
             root = zarr.create_group(
@@ -220,6 +224,8 @@ def write_features(
     chunk: int = 4096,
     workers: int | None = None,
     attrs: Mapping[str, Any] | None = None,
+    *,
+    manifest: bool = False,
 ) -> Path:
     """Write a table of features to a new folder store: one array per column, whole or not at all.
 
@@ -240,6 +246,8 @@ def write_features(
         Writers at once, four by default.
     attrs : mapping, optional
         Attributes of the table.
+    manifest : bool
+        Write the SHA-256 checksums beside it too, as `write_manifest` does, in ``NAME.sha256``.
 
     Returns
     -------
@@ -249,7 +257,7 @@ def write_features(
     Raises
     ------
     TargetExistsError
-        If there is something at `path`.
+        If there is something at `path`, or beside it the manifest of a former table.
     UnsafeWriteError
         If `path` names a zip, a ``train_id`` stands twice, or parts differ in columns or types.
     InvalidValueError
@@ -271,7 +279,7 @@ def write_features(
     if first is None:
         raise InvalidValueError("There are no features to write: the iterator gave no frame.")
     threads = workers or 4
-    writer = FeatureWriter(path, 0, dict(first.dtypes.items()), chunk, attrs)
+    writer = FeatureWriter(path, 0, dict(first.dtypes.items()), chunk, attrs, manifest=manifest)
     with writer, ThreadPoolExecutor(threads) as pool:
 
         def submit(block: pd.DataFrame) -> Any:
@@ -396,7 +404,9 @@ def read_features(path: "str | os.PathLike[str]") -> pd.DataFrame:
     return pd.DataFrame(columns).set_index(INDEX)
 
 
-def seal_zip(folder: "str | os.PathLike[str]", target: "str | os.PathLike[str]") -> Path:
+def seal_zip(
+    folder: "str | os.PathLike[str]", target: "str | os.PathLike[str]", *, manifest: bool = False
+) -> Path:
     """Turn a finished folder store into one read-only zip: complete or absent, the same bytes each time.
 
     Chunks are compressed already, so the zip only stores them. Its index is written last; that is why a
@@ -409,6 +419,8 @@ def seal_zip(folder: "str | os.PathLike[str]", target: "str | os.PathLike[str]")
         A Zarr store of format 2 or 3. It stays as it is.
     target : str or os.PathLike
         The file to make, for example ``"features.zarr.zip"``. It must not exist.
+    manifest : bool
+        Write the SHA-256 checksums beside it too, as `write_manifest` does, in ``NAME.sha256``.
 
     Returns
     -------
@@ -418,7 +430,7 @@ def seal_zip(folder: "str | os.PathLike[str]", target: "str | os.PathLike[str]")
     Raises
     ------
     TargetExistsError
-        If there is something at `target`.
+        If there is something at `target`, or beside it the manifest of a former store.
     NotATrainingSetError
         If `folder` is no Zarr store.
     UnsafeWriteError
@@ -443,7 +455,7 @@ def seal_zip(folder: "str | os.PathLike[str]", target: "str | os.PathLike[str]")
         msg = f"{links[0]} is a link, or no ordinary file. Seal a plain copy: cp -rL {source} copy.zarr"
         raise UnsafeWriteError(msg)
     names = {p.relative_to(source).as_posix(): p for p in files if not p.name.endswith(LEFTOVER)}
-    with Place(target) as place:
+    with Place(target, manifest=manifest) as place:
         with zipfile.ZipFile(place.temporary, "w", zipfile.ZIP_STORED) as z:
             for name, path in names.items():
                 info = zipfile.ZipInfo(name)  # dated 1980-01-01: same content, same bytes

@@ -1,18 +1,21 @@
-"""Writing so that a file or folder is complete or absent, whatever happens meanwhile."""
+"""Writing so that a file or folder is complete or absent, whatever happens meanwhile; and its checksums."""
 
 import contextlib
+import hashlib
 import os
+import re
 import shutil
 import sys
 import uuid
 from pathlib import Path
 
-from agn_helpers.errors import StoreNotFoundError, TargetExistsError
+from agn_helpers.errors import DamagedStoreError, InvalidValueError, StoreNotFoundError, TargetExistsError
+from agn_helpers.members import FolderMembers
 
 if sys.platform != "win32":  # which lets nobody remove a file that is open, and has no such locks
     import fcntl
 
-__all__ = ["Place"]
+__all__ = ["Place", "checksums", "manifest_beside", "sha256", "write_checksums"]
 
 
 class Place:
@@ -30,6 +33,8 @@ class Place:
         Whether the sibling is an empty folder; otherwise it is an empty file.
     overwrite : bool
         Whether a file that stands at `target` is replaced. A folder never is.
+    manifest : bool
+        Whether the checksums of what was written appear beside `target`, right after it.
 
     Attributes
     ----------
@@ -43,7 +48,8 @@ class Place:
     StoreNotFoundError
         If there is no folder to write to.
     TargetExistsError
-        If something is at `target`, now or when the sibling is to take its name.
+        If something is at `target`, now or when the sibling is to take its name, or the manifest of a
+        former target is: it would be beside a store that it does not describe.
 
     Examples
     --------
@@ -56,16 +62,20 @@ class Place:
     """
 
     def __init__(
-        self, target: "str | os.PathLike[str]", *, folder: bool = False, overwrite: bool = False
+        self,
+        target: "str | os.PathLike[str]",
+        *,
+        folder: bool = False,
+        overwrite: bool = False,
+        manifest: bool = False,
     ) -> None:
         self.target = Path(os.path.abspath(os.path.expanduser(target)))
-        self._overwrite = overwrite and not folder
+        self._overwrite, self._manifest = overwrite and not folder, manifest
         parent = str(self.target.parent)
         if not os.path.isdir(parent):
             msg = f"There is no folder {parent!r} to write to. Make it: Path({parent!r}).mkdir(parents=True)"
             raise StoreNotFoundError(msg)
-        if os.path.lexists(self.target) and not self._overwrite:
-            raise self._exists()
+        self._check_free()
         _remove_leftovers(self.target)
         self._lock, self.temporary = _create(self.target, folder)
 
@@ -81,22 +91,24 @@ class Place:
 
     def reveal(self) -> Path:
         """Put all on disk, then give it its name: the one step that shows everything at once."""
-        for path in [*self.temporary.rglob("*"), self.temporary]:
-            _sync(path)  # else a power cut could leave the name without its content
-        try:
-            if self.temporary.is_dir():
-                if os.path.lexists(self.target):  # a rename would replace an empty folder
-                    raise self._exists()
-                self.temporary.rename(self.target)
-            elif self._overwrite:
-                self.temporary.replace(self.target)
-            else:
-                self._link()
-        except OSError as e:
-            if not self._overwrite and os.path.lexists(self.target):
-                raise self._exists() from e
-            raise
-        _sync(self.target.parent)
+        with contextlib.ExitStack() as stack:
+            if self._manifest:  # complete before the store has its name; it gets its own right after
+                manifest = stack.enter_context(Place(manifest_beside(self.target)))
+                write_checksums(manifest.temporary, checksums(self.temporary, self.target.name))
+            for path in [*self.temporary.rglob("*"), self.temporary]:
+                _sync(path)  # else a power cut could leave the name without its content
+            self._check_free()  # a rename would replace an empty folder
+            try:
+                if self.temporary.is_dir():
+                    self.temporary.rename(self.target)
+                elif self._overwrite:
+                    self.temporary.replace(self.target)
+                else:
+                    self._link()
+            except OSError:
+                self._check_free()
+                raise
+            _sync(self.target.parent)
         return self.target
 
     def _link(self) -> None:
@@ -114,9 +126,48 @@ class Place:
             os.close(self._lock)
             self._lock = None
 
-    def _exists(self) -> TargetExistsError:
-        msg = f"There is something at {str(self.target)!r} already; it was left alone. Choose another name."
-        return TargetExistsError(msg)
+    def _check_free(self) -> None:
+        if self._overwrite:
+            return
+        if os.path.lexists(self.target):
+            msg = f"There is something at {str(self.target)!r} already; it was left alone."
+            raise TargetExistsError(f"{msg} Choose another name.")
+        if os.path.lexists(manifest := manifest_beside(self.target)):
+            msg = f"There is the manifest of a former store at {str(manifest)!r}; it was left alone."
+            raise TargetExistsError(f"{msg} Move it away, or choose another name.")
+
+
+def manifest_beside(path: Path) -> Path:
+    """Return where the manifest of the store at `path` stands."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksums(path: Path, name: str) -> dict[str, str]:
+    """Return the SHA-256 of a file, or of every file of a folder, by its name below what is called `name`."""
+    if not path.is_dir():
+        return {name: sha256(path)}
+    members, sums = FolderMembers(path), {}
+    for member in sorted(members.names()):
+        try:
+            with members.open(member) as file:
+                sums[f"{name}/{member}"] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as e:
+            raise DamagedStoreError(f"{path}: {member} cannot be read ({e.strerror}).") from e
+    return sums
+
+
+def write_checksums(target: Path, sums: dict[str, str]) -> None:
+    """Write a manifest as ``sha256sum`` does."""
+    if odd := [name for name in sums if re.search(r"[\\\x00-\x1f]", name)]:
+        raise InvalidValueError(f"The name {odd[0]!r} cannot stand in a manifest. Rename the file.")
+    text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    target.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _create(target: Path, folder: bool) -> tuple[int | None, Path]:

@@ -217,7 +217,11 @@ class _Columns:
 
 
 def pack_store(
-    source: "str | os.PathLike[str] | None", target: "str | os.PathLike[str]", *, progress: bool | None = None
+    source: "str | os.PathLike[str] | None",
+    target: "str | os.PathLike[str]",
+    *,
+    progress: bool | None = None,
+    manifest: bool = False,
 ) -> Path:
     """Write a packed copy of a training set, in which whole columns are read at once.
 
@@ -234,6 +238,8 @@ def pack_store(
         What to make. A name that ends in ``.zip`` makes one file, any other a folder. It must not exist.
     progress : bool, optional
         Show a progress bar; None shows one where someone watches.
+    manifest : bool
+        Write the SHA-256 checksums beside it too, as `write_manifest` does, in ``NAME.sha256``.
 
     Returns
     -------
@@ -243,7 +249,7 @@ def pack_store(
     Raises
     ------
     TargetExistsError
-        If there is something at `target`.
+        If there is something at `target`, or beside it the manifest of a former store.
     InvalidValueError
         If the light curves have not all the same columns, or a column is of a kind that is not packed.
 
@@ -260,7 +266,10 @@ def pack_store(
     from agn_helpers.store import open_training_set  # which itself needs this room to read packed stores
 
     as_zip = os.fspath(target).endswith(".zip")
-    with open_training_set(source) as training_set, Place(target, folder=not as_zip) as place:
+    with (
+        open_training_set(source) as training_set,
+        Place(target, folder=not as_zip, manifest=manifest) as place,
+    ):
         if as_zip:
             with zipfile.ZipFile(place.temporary, "w", zipfile.ZIP_STORED) as archive:
                 _write(training_set, functools.partial(put_in_zip, archive), progress)

@@ -521,9 +521,12 @@ def _members(n: int, seed: int, progress: bool | None) -> Iterable[tuple[str, by
             bar.update()
 
 
-def _write(path: Path, n: int, seed: int, progress: bool | None) -> None:
+def _write(path: Path, n: int, seed: int, progress: bool | None, manifest: bool = False) -> None:
     """Write the store: complete or absent."""
-    with Place(path) as place, zipfile.ZipFile(place.temporary, "w", zipfile.ZIP_STORED) as archive:
+    with (
+        Place(path, manifest=manifest) as place,
+        zipfile.ZipFile(place.temporary, "w", zipfile.ZIP_STORED) as archive,
+    ):
         for name, content in _members(n, seed, progress):
             info = zipfile.ZipInfo(name)  # dated 1980-01-01
             info.create_system, info.external_attr = 3, 0o644 << 16  # the same on Windows
@@ -536,6 +539,7 @@ def build_sample_store(
     seed: int = SAMPLE_SEED,
     *,
     progress: bool | None = None,
+    manifest: bool = False,
 ) -> Path:
     """Write a sample of `n` invented quasars on Stripe 82 as one ``.zarr.zip`` (Zarr format 2).
 
@@ -553,6 +557,8 @@ def build_sample_store(
         Chooses another sample.
     progress : bool, optional
         Show a progress bar; None shows one where someone watches.
+    manifest : bool
+        Write the SHA-256 checksums beside it too, as `write_manifest` does, in ``NAME.sha256``.
 
     Returns
     -------
@@ -564,7 +570,7 @@ def build_sample_store(
     LimitError
         `n` is below 1 or so large that the file would pass 2 GB.
     TargetExistsError
-        There is something at `path`.
+        There is something at `path`, or beside it the manifest of a former store.
     StoreNotFoundError
         The folder of `path` does not exist.
 
@@ -580,7 +586,7 @@ def build_sample_store(
     if not 1 <= n <= 100_000:
         msg = f"A sample store has 1 to 100,000 quasars, not n={n!r}. Pass for example n=500."
         raise LimitError(msg)
-    _write(path, n, seed, progress)
+    _write(path, n, seed, progress, manifest)
     return path
 
 

@@ -375,6 +375,7 @@ def build_stripe82_store(
     folder: str | os.PathLike[str] | None = None,
     *,
     progress: bool | None = None,
+    manifest: bool = False,
 ) -> Path:
     """Turn the public archive into one ``.zarr.zip`` of the 2020 layout: 9,258 real quasars.
 
@@ -390,6 +391,8 @@ def build_stripe82_store(
         cache folder, see `fetch_stripe82`.
     progress : bool, optional
         Show progress bars; None shows them where someone watches.
+    manifest : bool
+        Write the SHA-256 checksums beside it too, as `write_manifest` does, in ``NAME.sha256``.
 
     Returns
     -------
@@ -403,7 +406,7 @@ def build_stripe82_store(
     StoreNotFoundError
         If `folder` lacks a file.
     TargetExistsError
-        If there is something at `target`.
+        If there is something at `target`, or beside it the manifest of a former store.
     DamagedStoreError
         If a file is not what it should be; the message names file and line.
 
@@ -411,7 +414,9 @@ def build_stripe82_store(
     --------
     >>> build_stripe82_store("stripe82.zarr.zip")  # doctest: +SKIP
     """
-    with Place(target) as place:  # first, so that a bad target is told before a long download
+    with Place(
+        target, manifest=manifest
+    ) as place:  # first, so that a bad target is told before a long download
         if folder is None:
             folder = fetch_stripe82(names=[CATALOG, LIGHT_CURVES], progress=progress)[CATALOG].parent
         files = [_find(Path(folder), CATALOG), _find(Path(folder), LIGHT_CURVES)]

@@ -1,6 +1,5 @@
 """Check a whole store before it is published or believed, and the checksums that travel beside it."""
 
-import hashlib
 import os
 import re
 from collections import defaultdict
@@ -16,9 +15,9 @@ from tqdm import tqdm
 from agn_helpers.arrays import MAX_BYTES, Layout, StoredArrays
 from agn_helpers.catalog import check_catalog
 from agn_helpers.columns import BANDS, MISSING_MAGNITUDE
-from agn_helpers.errors import DamagedStoreError, InvalidValueError, StoreNotFoundError, TrainingSetError
-from agn_helpers.files import Place
-from agn_helpers.members import FolderMembers, open_members
+from agn_helpers.errors import StoreNotFoundError, TrainingSetError
+from agn_helpers.files import Place, checksums, manifest_beside, write_checksums
+from agn_helpers.members import open_members
 from agn_helpers.packed import PackedArrays
 from agn_helpers.store import CATALOG, LIGHT_CURVES, TrainingSet, open_training_set
 
@@ -298,39 +297,14 @@ def write_manifest(location: "str | os.PathLike[str]") -> Path:
     '  two.zarr.zip\\n'
     """
     path = Path(os.path.abspath(os.path.expanduser(location)))
-    sums = _sums(path)
-    if odd := [name for name in sums if re.search(r"[\\\x00-\x1f]", name)]:
-        msg = f"The name {odd[0]!r} cannot stand in a manifest. Rename the file."
-        raise InvalidValueError(msg)
-    target = _beside(path)
-    with Place(target, overwrite=True) as place:
-        text = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
-        place.temporary.write_text(text, encoding="utf-8", newline="\n")
-    return target
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _sums(path: Path) -> dict[str, str]:
-    """Return the SHA-256 of the zip, or of every file of the folder, by name from the parent folder on."""
-    if not path.is_dir():
-        open_members(path).close()  # says what is wrong where this is no zip
-        with path.open("rb") as file:
-            return {path.name: hashlib.file_digest(file, "sha256").hexdigest()}
-    members, sums = FolderMembers(path), {}
-    for name in sorted(members.names()):
-        try:
-            with members.open(name) as file:
-                sums[f"{path.name}/{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as e:
-            raise DamagedStoreError(f"{path}: {name} cannot be read ({e.strerror}).") from e
-    return sums
+    open_members(path).close()  # says what is wrong where this is no zip
+    with Place(manifest_beside(path), overwrite=True) as place:
+        write_checksums(place.temporary, checksums(path, path.name))
+    return place.target
 
 
 def _manifest(path: Path) -> tuple[list[tuple[Level, str]], str]:
-    manifest = _beside(path)
+    manifest = manifest_beside(path)
     if not manifest.exists():
         kind = "a folder has no checksums: one" if path.is_dir() else "one"
         how = f"{kind} finds every changed byte: python -m agn_helpers manifest {path}"
@@ -341,7 +315,7 @@ def _manifest(path: Path) -> tuple[list[tuple[Level, str]], str]:
         if len(listed) != len(lines) or not lines:
             raise ValueError("it is not a list of SHA-256 sums, each name once")
         # The first part of each name is the store's own, which may have been renamed since.
-        found = {name.partition("/")[2]: digest for name, digest in _sums(path).items()}
+        found = {name.partition("/")[2]: digest for name, digest in checksums(path, path.name).items()}
     except (OSError, ValueError) as e:  # a TrainingSetError about the store is a ValueError too
         return [("error", f"{manifest.name} cannot be compared: {e}")], ""
     changed = sorted(n for n in listed.keys() & found.keys() if listed[n] != found[n])

@@ -84,6 +84,9 @@ def test_table_names_both_kinds_of_gap():
         ("pmra", np.array([-99.0, np.nan]), [False, True]),
         ("dered_u", np.array([-99.0, 20.0]), [True, False]),
         ("sdssj", np.array(["", "x"]), [True, False]),
+        ("flag", np.array([157, 1], "u1"), [False, False]),  # -99 in eight bits, were it wrapped around
+        ("objid", np.array([2**64 - 99, 157], "u8"), [True, False]),
+        ("flag", np.array([-99, 1], "i1"), [True, False]),
     ],
 )
 def test_missing_mask(name, values, missing):

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import agn_helpers as agn
 from agn_helpers.features import seal_zip, write_features
+from agn_helpers.files import Place
 from agn_helpers.packed import pack_store
 from agn_helpers.sample import build_sample_store
 
@@ -39,14 +40,14 @@ FEATURES = pd.DataFrame(
 )
 
 # What writes, by name: the file or folder that it makes, and how.
-WRITERS = {
-    "sample": ("s.zarr.zip", lambda source, target: build_sample_store(target, n=3, progress=False)),
-    "features": ("f.zarr", lambda source, target: write_features(target, FEATURES, chunk=16)),
-    "seal": ("z.zarr.zip", lambda source, target: seal_zip(source / "v2", target)),
-    "pack-zip": ("p.zarr.zip", lambda source, target: pack_store(source / "v2", target, progress=False)),
-    "pack-folder": ("p.zarr", lambda source, target: pack_store(source / "v2", target, progress=False)),
-    "manifest": ("m.zarr.sha256", lambda source, target: agn.write_manifest(target.with_suffix(""))),
+BUILDERS = {
+    "sample": ("s.zarr.zip", lambda s, t, **kw: build_sample_store(t, n=3, progress=False, **kw)),
+    "features": ("f.zarr", lambda s, t, **kw: write_features(t, FEATURES, chunk=16, **kw)),
+    "seal": ("z.zarr.zip", lambda s, t, **kw: seal_zip(s / "v2", t, **kw)),
+    "pack-zip": ("p.zarr.zip", lambda s, t, **kw: pack_store(s / "v2", t, progress=False, **kw)),
+    "pack-folder": ("p.zarr", lambda s, t, **kw: pack_store(s / "v2", t, progress=False, **kw)),
 }
+WRITERS = BUILDERS | {"manifest": ("m.zarr.sha256", lambda _, t: agn.write_manifest(t.with_suffix("")))}
 
 
 def digest(path: pathlib.Path) -> str:
@@ -269,6 +270,138 @@ def test_leftovers_of_others_stay(source, tmp_path):
     scene.write(scene.source, scene.target)
     left = {p.name for p in scene.folder.iterdir()}
     assert left == {*others, "z.zarr.zip", ".z.zarr.zip.link.part"}
+
+
+# -- a store and its manifest ------------------------------------------------------------------------------
+
+
+def with_manifest(kind, source, target, **options):
+    BUILDERS[kind][1](source, target, manifest=True, **options)
+
+
+def files_in(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.fixture(params=BUILDERS)
+def built(request, source, tmp_path):
+    """Kind, folder, target, and the digest that the target is to have."""
+    name, write = BUILDERS[request.param]
+    write(source, tmp_path / name)
+    complete = digest(tmp_path / name)
+    (tmp_path / "here").mkdir()
+    return request.param, tmp_path / "here", tmp_path / "here" / name, complete
+
+
+def test_a_builder_writes_the_manifest_that_write_manifest_would(built, source):
+    kind, folder, target, complete = built
+    with_manifest(kind, source, target)
+    manifest = target.with_name(f"{target.name}.sha256")
+    assert files_in(folder) == [target.name, manifest.name]
+    assert digest(target) == complete  # the store itself does not know of it
+    made = manifest.read_bytes()
+    assert agn.write_manifest(target).read_bytes() == made
+    found = agn.validate_store(target, progress=False)[-1]
+    assert (found.check, found.level) == ("manifest", "ok")
+    assert found.text.endswith(f"files as in {manifest.name}")
+
+
+def test_killed_between_store_and_manifest(built, source):
+    """Nothing, then the store, then both: a manifest never stands alone, nor beside another store."""
+    kind, folder, target, complete = built
+    scene = type("Here", (), {"source": source, "target": target, "folder": folder})
+    scene.write = staticmethod(lambda source, target: with_manifest(kind, source, target))
+    seen = FORK.Value("i", 0)
+    assert in_child(lambda: killed_at(-1, scene, seen)) == 0
+    steps, states = seen.value, []
+    manifest = target.with_name(f"{target.name}.sha256")
+
+    def clean():
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+        manifest.unlink(missing_ok=True)
+
+    clean()
+    for number in [0, *range(max(1, steps - 16), steps)]:
+        seen.value = 0
+        assert in_child(lambda n=number: killed_at(n, scene, seen)) == -signal.SIGKILL
+        state = [os.path.lexists(target), manifest.exists()]
+        states.append(state)
+        assert not state[0] or digest(target) == complete
+        if state[0]:
+            # Its manifest can still be made; the next run removes what the killed writer left.
+            assert agn.write_manifest(target) == manifest
+            assert agn.validate_store(target, progress=False)[-1].level == "ok"
+            clean()
+        with_manifest(kind, source, target)
+        assert files_in(folder) == [target.name, manifest.name]
+        clean()
+    assert states == sorted(states)
+    assert {tuple(s) for s in states} == {(False, False), (True, False), (True, True)}
+
+
+@pytest.mark.parametrize("manifest", [False, True])
+def test_a_former_stores_manifest_is_never_beside_a_new_store(built, source, manifest):
+    """It is neither replaced nor left where it would describe another store."""
+    kind, folder, target, _ = built
+    former = target.with_name(f"{target.name}.sha256")
+    former.write_text("of the store that was here")
+    with pytest.raises(agn.TargetExistsError, match=r"the manifest of a former store at .*Move it away"):
+        BUILDERS[kind][1](source, target, manifest=manifest)
+    assert files_in(folder) == [former.name]
+    assert former.read_text() == "of the store that was here"
+
+
+@pytest.mark.parametrize("manifest", [False, True])
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_manifest_that_comes_while_the_store_is_written(tmp_path, folder, manifest):
+    with (
+        pytest.raises(agn.TargetExistsError, match=r"s\.zarr\.sha256'( already|; it was left)"),
+        Place(tmp_path / "s.zarr", folder=folder, manifest=manifest),
+    ):
+        (tmp_path / "s.zarr.sha256").write_text("another's")
+    assert files_in(tmp_path) == ["s.zarr.sha256"]
+
+
+def test_no_manifest_no_store(built, source, monkeypatch):
+    """Where the manifest cannot be written, the store does not appear either."""
+    kind, folder, target, _ = built
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("agn_helpers.files.write_checksums", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        with_manifest(kind, source, target)
+    assert files_in(folder) == []
+
+
+def test_a_table_whose_files_no_manifest_can_name(tmp_path):
+    with pytest.raises(agn.InvalidValueError, match=r"two\\nlines.* cannot stand in a manifest"):
+        write_features(tmp_path / "f.zarr", FEATURES.rename(columns={"n": "two\nlines"}), manifest=True)
+    assert files_in(tmp_path) == []
+
+
+def test_processes_that_write_the_same_store_and_manifest(built, source):
+    kind, folder, target, complete = built
+    barrier, codes = FORK.Barrier(4), FORK.Queue()
+
+    def work():
+        barrier.wait()
+        try:
+            with_manifest(kind, source, target)
+            codes.put("wrote")
+        except agn.TargetExistsError:
+            codes.put("told")
+
+    children = [FORK.Process(target=work) for _ in range(4)]
+    for child in children:
+        child.start()
+    assert sorted(codes.get(timeout=60) for _ in children) == ["told"] * 3 + ["wrote"]
+    for child in children:
+        child.join(60)
+    assert files_in(folder) == [target.name, f"{target.name}.sha256"]
+    assert digest(target) == complete
+    assert agn.validate_store(target, progress=False)[-1].level == "ok"
 
 
 # -- at once ---------------------------------------------------------------------------------------------

@@ -388,6 +388,16 @@ def test_the_same_files_give_the_same_bytes(archive, tmp_path):
     assert agn.build_stripe82_store(tmp_path / "b.zarr.zip", archive).read_bytes() == first
 
 
+def test_a_store_with_its_manifest(archive, tmp_path):
+    store = agn.build_stripe82_store(tmp_path / "s.zarr.zip", archive, manifest=True)
+    made = (tmp_path / "s.zarr.zip.sha256").read_bytes()
+    assert agn.write_manifest(store).read_bytes() == made
+    store.unlink()
+    with pytest.raises(agn.TargetExistsError, match="the manifest of a former store"):
+        agn.build_stripe82_store(store, archive)
+    assert not store.exists()
+
+
 def test_light_curves_stand_in_text_order(archive, tmp_path):
     write_archive(archive, texts={i: light_curve_text(i, 2) for i in (98, 70, 4952501, 1018)})
     store = agn.build_stripe82_store(tmp_path / "s.zarr.zip", archive)
