@@ -22,15 +22,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import execute
+import explorer
 import home_figure
 
 ROOT = execute.ROOT
 # What the site is made of, seen from the root of the project.
 SOURCES = (
     "_config.yml", "_toc.yml", "_ext", "_static", "notebooks", "reference", "benchmarks/results.json",
-    "index.md", "setup.md", "CHANGELOG.md", "CONTRIBUTING.md",
+    "index.md", "setup.md", "explorer.md", "CHANGELOG.md", "CONTRIBUTING.md",
 )  # fmt: skip
 DRAWN = Path("_static", "drawn")  # pictures made at build, in the copy only
+EXPLORED = Path("explorer_data")  # the same, for the page "Explorer"
 SKIP = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "*.part")
 
 
@@ -51,7 +53,8 @@ def stage(folder: Path) -> None:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, target)
     for target in sorted(folder.rglob("*")):
-        unwanted = target.relative_to(folder) not in wanted and target.parent != folder / DRAWN
+        made = target.parent in (folder / DRAWN, folder / EXPLORED)
+        unwanted = target.relative_to(folder) not in wanted and not made
         if target.is_file() and unwanted:
             target.unlink()
 
@@ -166,10 +169,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stage(folder / "book")
             execute_on(location, folder)
             home_figure.make(folder / "book" / DRAWN, location)
+            explorer.make(folder / "book" / EXPLORED, location)
         else:
             os.environ.pop("AGN_STORE", None)
             stage(folder / "book")
             home_figure.make(folder / "book" / DRAWN)  # builds the sample store on first use
+            explorer.make(folder / "book" / EXPLORED)
     except (execute.ExecutionError, OSError, ValueError, LookupError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
