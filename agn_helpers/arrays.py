@@ -201,6 +201,11 @@ class StoredArrays:
         if layout.decoders is None:
             yield (), self._by_zarr(path)
             return
+        if layout.shape == layout.chunks:  # as nearly every light curve: one chunk, nothing to cut
+            block = self.chunk(path, layout, (0,) * len(layout.shape))
+            if block is not None:
+                yield (), block
+                return
         fill = None
         for index in product(*(range(-(-s // c)) for s, c in zip(layout.shape, layout.chunks, strict=True))):
             bounds = zip(index, layout.chunks, layout.shape, strict=True)

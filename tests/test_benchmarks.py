@@ -7,11 +7,14 @@ import sys
 import numpy as np
 import pytest
 
+import agn_helpers as agn
+from agn_helpers.sample import build_sample_store
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import measure
+import repeat
 import run
 
 
@@ -20,6 +23,7 @@ def result(tmp_path_factory):
     top = tmp_path_factory.mktemp("benchmark")
     with pytest.MonkeyPatch.context() as patch:  # each measurement is a process of a second or two
         patch.setattr(measure, "TASKS", ("open", "everything", "columns"))
+        patch.setattr(run, "TOUCHED", 2**20)
         run.main(["--folder", str(top), "--sizes", "25", "--rounds", "1", "--out", str(top / "r.json")])
     return top, json.loads((top / "r.json").read_text())
 
@@ -75,3 +79,18 @@ def test_results_that_the_book_shows_are_whole():
     assert full["quasars"] == run.FULL
     assert set(full["tasks"]) == set(measure.TASKS)
     assert {"helper", "helper, packed", "zarr 3", "zarr 2", "parquet", "floor"} <= set(full["tasks"]["open"])
+
+
+def test_repeated_store_is_a_training_set_with_every_light_curve_so_often(tmp_path):
+    source = build_sample_store(tmp_path / "source.zarr.zip", n=12)
+    repeat.repeat(source, target := tmp_path / "target.zarr.zip", 3)
+    with agn.open_training_set(source) as old, agn.open_training_set(target) as new:
+        ids, step = old.light_curve_ids(), old.light_curve_ids().max() + 1
+        assert new.light_curve_ids().tolist() == [*ids, *(ids + step), *(ids + 2 * step)]
+        assert new.catalog().index.tolist() == new.light_curve_ids().tolist()
+        assert new.catalog()["z"].tolist() == old.catalog()["z"].tolist() * 3
+        for train_id in ids:
+            for k in range(3):
+                copy = new.raw_light_curve(train_id + k * step)
+                assert copy.tobytes() == old.raw_light_curve(train_id).tobytes()
+    assert agn.validate_store(target).ok
