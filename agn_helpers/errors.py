@@ -9,25 +9,6 @@ shows the value, and ends with what to do next.
 import difflib
 from collections.abc import Iterable
 
-__all__ = [
-    "ClosedError",
-    "DamagedIdsWarning",
-    "DamagedStoreError",
-    "FetchError",
-    "InvalidValueError",
-    "LightCurveFailedError",
-    "LimitError",
-    "NotATrainingSetError",
-    "StoreNotFoundError",
-    "TargetExistsError",
-    "TrainingSetError",
-    "UnknownBandError",
-    "UnknownColumnError",
-    "UnknownTrainIdError",
-    "UnsafeWriteError",
-    "WorkerLostError",
-]
-
 
 class TrainingSetError(Exception):
     """Base of every error that this module raises on purpose."""

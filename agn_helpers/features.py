@@ -7,7 +7,6 @@ a table appears under its name only when every chunk of it is on disk.
 
 import contextlib
 import os
-import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +21,8 @@ from zarr.codecs import ZstdCodec
 
 from agn_helpers.arrays import StoredArrays
 from agn_helpers.columns import MISSING_INTEGER
-from agn_helpers.errors import (
-    InvalidValueError,
-    NotATrainingSetError,
-    UnsafeWriteError,
-)
-from agn_helpers.files import Place
+from agn_helpers.errors import InvalidValueError, NotATrainingSetError, UnsafeWriteError
+from agn_helpers.files import Place, write_zip
 from agn_helpers.parallel import in_order
 
 __all__ = ["FeatureWriter", "read_features", "seal_zip", "write_features"]
@@ -456,13 +451,7 @@ def seal_zip(
         raise UnsafeWriteError(msg)
     names = {p.relative_to(source).as_posix(): p for p in files if not p.name.endswith(LEFTOVER)}
     with Place(target, manifest=manifest) as place:
-        with zipfile.ZipFile(place.temporary, "w", zipfile.ZIP_STORED) as z:
-            for name, path in names.items():
-                info = zipfile.ZipInfo(name)  # dated 1980-01-01: same content, same bytes
-                info.create_system, info.external_attr = 3, 0o644 << 16
-                info.file_size = path.stat().st_size
-                with path.open("rb") as f, z.open(info, "w") as out:
-                    shutil.copyfileobj(f, out)
+        write_zip(place.temporary, ((name, path.read_bytes()) for name, path in names.items()))
         with zipfile.ZipFile(place.temporary) as z:
             if z.namelist() != list(names) or z.testzip() is not None:
                 raise UnsafeWriteError(f"The new zip does not read back. Is the disk full? df -h {source}")

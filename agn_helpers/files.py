@@ -7,6 +7,8 @@ import re
 import shutil
 import sys
 import uuid
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from agn_helpers.errors import DamagedStoreError, InvalidValueError, StoreNotFoundError, TargetExistsError
@@ -15,7 +17,7 @@ from agn_helpers.members import FolderMembers
 if sys.platform != "win32":  # which lets nobody remove a file that is open, and has no such locks
     import fcntl
 
-__all__ = ["Place", "checksums", "manifest_beside", "sha256", "write_checksums"]
+__all__ = ["Place", "checksums", "manifest_beside", "sha256", "write_checksums", "write_zip"]
 
 
 class Place:
@@ -135,6 +137,15 @@ class Place:
         if os.path.lexists(manifest := manifest_beside(self.target)):
             msg = f"There is the manifest of a former store at {str(manifest)!r}; it was left alone."
             raise TargetExistsError(f"{msg} Move it away, or choose another name.")
+
+
+def write_zip(target: Path, members: Iterable[tuple[str, bytes]]) -> None:
+    """Write names and contents, uncompressed: the same members give the same bytes, on every system."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in members:
+            info = zipfile.ZipInfo(name)  # dated 1980-01-01
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            archive.writestr(info, content)
 
 
 def manifest_beside(path: Path) -> Path:

@@ -10,7 +10,7 @@ import pandas as pd
 from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, check_bands, check_names, is_text
 from agn_helpers.errors import InvalidValueError
 
-__all__ = ["bands_of", "clip_outliers", "merge_bands", "to_long", "to_wide"]
+__all__ = ["clip_outliers", "merge_bands", "to_long", "to_wide"]
 
 RENAMED = {"psfmag": "mag", "psfmagerr": "magerr"}
 """Stored name, without its band, to the name in the long form."""
@@ -30,12 +30,6 @@ FEWEST = 4  # of three measurements no two can outvote the third
 STEP = 2**17  # rows at a time, so that millions of them need little memory
 
 BAND_DTYPE = pd.CategoricalDtype(BANDS, ordered=True)
-
-
-def bands_of(record: npt.NDArray[Any]) -> list[str]:
-    """Return the bands in which a stored light curve has times, from blue to red."""
-    names = record.dtype.names or ()
-    return [b for b in BANDS if f"mjd_{b}" in names]
 
 
 def to_long(

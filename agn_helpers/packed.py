@@ -10,10 +10,10 @@ original data types.
 """
 
 import functools
+import itertools
 import json
 import os
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from zarr.abc.store import Store
 
 from agn_helpers.arrays import Layout, StoredArrays, dtype_of
 from agn_helpers.errors import DamagedStoreError, InvalidValueError
-from agn_helpers.files import Place
+from agn_helpers.files import Place, write_zip
 from agn_helpers.members import Members, ObjectMembers
 
 __all__ = ["PackedArrays", "pack_store"]
@@ -270,87 +270,63 @@ def pack_store(
         open_training_set(source) as training_set,
         Place(target, folder=not as_zip, manifest=manifest) as place,
     ):
+        members = _members(training_set, progress)
         if as_zip:
-            with zipfile.ZipFile(place.temporary, "w", zipfile.ZIP_STORED) as archive:
-                _write(training_set, functools.partial(put_in_zip, archive), progress)
+            write_zip(place.temporary, members)
         else:
-            _write(training_set, functools.partial(_put_in_folder, place.temporary), progress)
+            for name, content in members:
+                path = place.temporary / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
     return place.target
 
 
-def put_in_zip(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    info = zipfile.ZipInfo(name)  # dated 1980-01-01, so that the same content gives the same bytes
-    info.create_system, info.external_attr = 3, 0o644 << 16
-    archive.writestr(info, content)
-
-
-def _put_in_folder(folder: Path, name: str, content: bytes) -> None:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
-def _write(training_set: Any, put: Callable[[str, bytes], None], progress: bool | None) -> None:
+def _members(training_set: Any, progress: bool | None) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of every file of the packed store."""
     arrays = training_set._arrays
     ids = training_set.light_curve_ids()
     found = [training_set._find(i) for i in ids.tolist()]
     dtype = found[0][1].dtype if found else np.dtype([])
-    other = next((path for path, layout in found if layout.dtype != dtype), None)
-    if other is not None:
+    if other := next((path for path, layout in found if layout.dtype != dtype), None):
         msg = f"{other} has other columns than {found[0][0]}, so they do not fit in one table."
         raise InvalidValueError(msg)
     offset = np.cumsum([0, *(layout.shape[0] for _, layout in found)], dtype=np.int64)
     catalog = arrays.read("catalog")
     where = "sdss_lc/columns; light curve k has rows offset[k] to offset[k + 1]"
     about = {"version": 1, "catalog": _described(catalog.dtype), "light_curves": _described(dtype)}
-    for path, attrs in (
-        ("", training_set.attrs),
-        ("catalog", arrays.attrs("catalog")),
-        (
-            "sdss_lc",
-            {MARK: about, "columns": where},
-        ),
-        ("sdss_lc/columns", {}),
+    for name, attrs in (
+        ("zarr.json", training_set.attrs),
+        ("catalog/zarr.json", arrays.attrs("catalog")),
+        ("sdss_lc/zarr.json", {MARK: about, "columns": where}),
+        ("sdss_lc/columns/zarr.json", {}),
     ):
-        document = {"zarr_format": 3, "node_type": "group", "attributes": attrs}
-        put(f"{path}/zarr.json".lstrip("/"), _json(document))
-    for name in catalog.dtype.names:
-        _put_array(put, f"catalog/{name}", catalog[name])
-    _put_array(put, "sdss_lc/train_id", ids)
-    _put_array(put, "sdss_lc/offset", offset)
+        yield name, _json({"zarr_format": 3, "node_type": "group", "attributes": attrs})
+    columns = {f"catalog/{name}": catalog[name] for name in catalog.dtype.names}
+    for path, values in (columns | {"sdss_lc/train_id": ids, "sdss_lc/offset": offset}).items():
+        yield f"{path}/zarr.json", _document(len(values), values.dtype)
+        for start in range(0, len(values), CHUNK):
+            block = np.zeros(min(CHUNK, len(values)), values.dtype)
+            part = values[start : start + CHUNK]
+            block[: len(part)] = part
+            yield f"{path}/c/{start // CHUNK}", _encoded(block)
     for name in dtype.names or ():
-        put(f"sdss_lc/columns/{name}/zarr.json", _document(int(offset[-1]), dtype[name]))
-    chunk = np.zeros(min(CHUNK, max(1, int(offset[-1]))), dtype)
-    opaque = chunk.view(f"V{max(1, dtype.itemsize)}") if dtype.names else chunk
-    filled = index = 0
+        yield f"sdss_lc/columns/{name}/zarr.json", _document(int(offset[-1]), dtype[name])
+    waiting, full, chunks = bytearray(), min(CHUNK, int(offset[-1])) * dtype.itemsize, itertools.count()
     for path, layout in tqdm(found, "packing", disable=None if progress is None else not progress):
         record = np.empty(layout.shape, dtype)
         arrays.read_into(record, path, layout)
-        rest = record.view(opaque.dtype)
-        while len(rest):
-            n = min(len(rest), len(chunk) - filled)
-            opaque[filled : filled + n] = rest[:n]
-            rest, filled = rest[n:], filled + n
-            if filled == len(chunk):
-                _put_chunks(put, chunk, index)
-                filled, index = 0, index + 1
-    if filled:
-        opaque[filled:] = np.zeros((), opaque.dtype)  # what lies beyond the end is not data
-        _put_chunks(put, chunk, index)
+        waiting += record.tobytes()
+        while len(waiting) >= full > 0:
+            yield from _chunks(waiting[:full], dtype, next(chunks))
+            del waiting[:full]
+    if waiting:
+        yield from _chunks(waiting.ljust(full, b"\0"), dtype, next(chunks))
 
 
-def _put_chunks(put: Callable[[str, bytes], None], table: npt.NDArray[Any], index: int) -> None:
-    for name in table.dtype.names or ():
-        put(f"sdss_lc/columns/{name}/c/{index}", _encoded(table[name]))
-
-
-def _put_array(put: Callable[[str, bytes], None], path: str, values: npt.NDArray[Any]) -> None:
-    put(f"{path}/zarr.json", _document(len(values), values.dtype))
-    for start in range(0, len(values), CHUNK):
-        block = np.zeros(min(CHUNK, len(values)), values.dtype)
-        part = values[start : start + CHUNK]
-        block[: len(part)] = part
-        put(f"{path}/c/{start // CHUNK}", _encoded(block))
+def _chunks(rows: bytearray, dtype: np.dtype[Any], index: int) -> Iterator[tuple[str, bytes]]:
+    table = np.frombuffer(rows, dtype)
+    for name in dtype.names or ():
+        yield f"sdss_lc/columns/{name}/c/{index}", _encoded(table[name])
 
 
 def _encoded(values: npt.NDArray[Any]) -> bytes:

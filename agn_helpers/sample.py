@@ -14,9 +14,8 @@ import itertools
 import json
 import math
 import os
-import zipfile
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from tqdm import tqdm
 from agn_helpers.catalog import AB_CORRECTION, SOFTENING, magnitude_to_flux, published_record
 from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, edition_2020
 from agn_helpers.errors import LimitError, TargetExistsError, UnknownTrainIdError, near
-from agn_helpers.files import Place
+from agn_helpers.files import Place, write_zip
 
 __all__ = [
     "SAMPLE_SEED",
@@ -46,7 +45,7 @@ SAMPLE_SEED = 82
 """Seed of the sample that everybody gets who asks for none."""
 
 _VERSION = 3  # raise it whenever a byte of the sample changes: it names the file in the cache
-_CATALOG_CHUNK = 400
+CATALOG_CHUNK = 400  # rows
 _SYNTHETIC = (
     "This store is a synthetic sample, not data: agn_helpers.sample (version {version}) drew it with "
     "seed={seed} and n={n}. Only the first two catalogue rows (train_id 0 and 3) are published ones, digit "
@@ -493,44 +492,67 @@ def blosc_codec() -> Blosc:
     return Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE)
 
 
-def _members(n: int, seed: int, progress: bool | None) -> Iterable[tuple[str, bytes]]:
-    """Yield name and content of every member of the store, in its order."""
-    edition, codec, log, ids = edition_2020(), blosc_codec(), _observing_log(seed), _train_ids(n)
-    synthetic = _SYNTHETIC.format(version=_VERSION, seed=seed, n=n)
+def catalog_records(rows: Iterable[dict[str, Any]]) -> npt.NDArray[np.void]:
+    """Return catalogue rows as the store holds them, missing where a row says nothing."""
+    dtype = np.dtype([(name, kind) for name, kind in edition_2020()["catalog_fields"]])
+    blank = {"i": MISSING_INTEGER, "f": math.nan, "U": ""}
+    blanks = [(name, blank[dtype[name].kind]) for name in dtype.names or ()]
+    return np.array([tuple(row.get(name, missing) for name, missing in blanks) for row in rows], dtype)
+
+
+def store_members(
+    attrs: dict[str, Any],
+    definitions: dict[str, str],
+    rows: int,
+    parts: Iterable[npt.NDArray[np.void]],
+    curves: Iterable[tuple[int, int, bytes]],
+    chunk: int = CATALOG_CHUNK,
+) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of every member of a store of the 2020 layout, in its order.
+
+    `parts` are `chunk` rows of the catalogue each; `curves` are id, length and encoded light curve.
+    """
     group = json_document({"zarr_format": 2})
     yield ".zgroup", group
-    yield ".zattrs", json_document(edition["root_attrs"] | {"synthetic": synthetic})
-    chunk = min(n, _CATALOG_CHUNK)
-    yield "catalog/.zarray", array_document("catalog", n, chunk)
-    yield "catalog/.zattrs", json_document(edition["catalog_definitions"])
+    yield ".zattrs", json_document(edition_2020()["root_attrs"] | attrs)
+    yield "catalog/.zarray", array_document("catalog", rows, chunk)
+    yield "catalog/.zattrs", json_document(edition_2020()["catalog_definitions"] | definitions)
+    for k, part in enumerate(parts):
+        padded = np.zeros(chunk, part.dtype)  # as Zarr does with the last chunk
+        padded[: len(part)] = part
+        yield f"catalog/{k}", blosc_codec().encode(padded)
+    yield "sdss_lc/.zgroup", group
+    for train_id, size, content in curves:
+        yield f"sdss_lc/{train_id}/.zarray", array_document("light_curve", size, size)
+        yield f"sdss_lc/{train_id}/0", content
+
+
+def _members(n: int, seed: int, progress: bool | None) -> Iterator[tuple[str, bytes]]:
+    log, ids, chunk = _observing_log(seed), _train_ids(n).tolist(), min(n, CATALOG_CHUNK)
+
+    def parts() -> Iterator[npt.NDArray[np.void]]:
+        for start in range(0, n, chunk):
+            part = catalog_records(_source(i, seed, log).row for i in ids[start : start + chunk])
+            yield part
+            bar.update(len(part))
+
+    def curves() -> Iterator[tuple[int, int, bytes]]:
+        # Text order, '0', '10', '100': that of the 2020 store, and what Zarr then lists.
+        for train_id in sorted(ids, key=str):
+            curve = _light_curve(_source(train_id, seed, log), train_id, seed, log)
+            yield train_id, curve.size, blosc_codec().encode(curve)
+            bar.update()
+
     # None: a bar where someone watches, none in files and notebooks.
     with tqdm(total=2 * n, desc="sample store", disable=None if progress is None else not progress) as bar:
-        for start in range(0, n, chunk):
-            part = np.zeros(chunk, dtype=[(name, kind) for name, kind in edition["catalog_fields"]])
-            for k, train_id in enumerate(ids[start : start + chunk].tolist()):
-                row = _source(train_id, seed, log).row
-                part[k] = tuple(row[name] for name in part.dtype.names or ())
-                bar.update()
-            yield f"catalog/{start // chunk}", codec.encode(part)
-        yield "sdss_lc/.zgroup", group
-        # Text order, '0', '10', '100': that of the 2020 store, and what Zarr then lists.
-        for train_id in sorted(ids.tolist(), key=str):
-            curve = _light_curve(_source(train_id, seed, log), train_id, seed, log)
-            yield f"sdss_lc/{train_id}/.zarray", array_document("light_curve", curve.size, curve.size)
-            yield f"sdss_lc/{train_id}/0", codec.encode(curve)
-            bar.update()
+        synthetic = _SYNTHETIC.format(version=_VERSION, seed=seed, n=n)
+        yield from store_members({"synthetic": synthetic}, {}, n, parts(), curves(), chunk)
 
 
 def _write(path: Path, n: int, seed: int, progress: bool | None, manifest: bool = False) -> None:
     """Write the store: complete or absent."""
-    with (
-        Place(path, manifest=manifest) as place,
-        zipfile.ZipFile(place.temporary, "w", zipfile.ZIP_STORED) as archive,
-    ):
-        for name, content in _members(n, seed, progress):
-            info = zipfile.ZipInfo(name)  # dated 1980-01-01
-            info.create_system, info.external_attr = 3, 0o644 << 16  # the same on Windows
-            archive.writestr(info, content)
+    with Place(path, manifest=manifest) as place:
+        write_zip(place.temporary, _members(n, seed, progress))
 
 
 def build_sample_store(

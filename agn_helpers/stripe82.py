@@ -7,7 +7,6 @@ walks (MacLeod et al. 2010, ApJ 721, 1014).
 
 import contextlib
 import gzip
-import hashlib
 import json
 import math
 import os
@@ -16,7 +15,6 @@ import sys
 import tarfile
 import time
 import warnings
-import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,9 +28,15 @@ from tqdm import tqdm
 
 from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, edition_2020
 from agn_helpers.errors import DamagedStoreError, FetchError, LimitError, StoreNotFoundError
-from agn_helpers.files import Place
-from agn_helpers.packed import put_in_zip
-from agn_helpers.sample import array_document, blosc_codec, derived_columns, designation, json_document
+from agn_helpers.files import Place, sha256, write_zip
+from agn_helpers.sample import (
+    CATALOG_CHUNK,
+    blosc_codec,
+    catalog_records,
+    derived_columns,
+    designation,
+    store_members,
+)
 
 __all__ = ["ARCHIVE", "FILES", "build_stripe82_store", "fetch_stripe82", "read_stripe82_fits"]
 
@@ -47,7 +51,6 @@ FILES = (CATALOG, LIGHT_CURVES, *FITS.values())
 
 MISSING = -99.99  # the archive's mark, in times, magnitudes and errors
 _EXTINCTION = (1.0, 0.736, 0.534, 0.405, 0.287)  # A_b / A_u; MacLeod et al. 2012
-_CHUNK = 400  # rows of the catalogue
 _RECORD = "checksums.json"
 
 # The archive's largest light curve has some hundred lines; these only stop what cannot be one.
@@ -124,7 +127,7 @@ def fetch_stripe82(
         known = record.get(name, {}).get("sha256")
         paths[name] = path = where / name
         if path.exists():
-            found, origin = _sha256(path), record.get(name, {}).get("url")
+            found, origin = sha256(path), record.get(name, {}).get("url")
             if known not in (None, found):
                 msg = f"{path} is not what was fetched first: its SHA-256 is {found}, recorded is {known}."
                 raise FetchError(f"{msg} Remove it and fetch again: fetch_stripe82({str(where)!r})")
@@ -132,7 +135,7 @@ def fetch_stripe82(
             part = where / f"{name}.part"
             with _alone(part):
                 origin = _from_any(name, part, addresses, attempts, pause, timeout, progress)
-                found = _sha256(part)
+                found = sha256(part)
                 if known not in (None, found):
                     part.unlink()
                     msg = (
@@ -161,11 +164,6 @@ def _recorded(folder: Path) -> dict[str, Any]:
         msg = f"{folder / _RECORD} is damaged. Remove it, and the files beside it that you do not trust."
         raise FetchError(msg) from None
     return dict(record)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _note(part: Path) -> Path:
@@ -420,7 +418,7 @@ def build_stripe82_store(
         if folder is None:
             folder = fetch_stripe82(names=[CATALOG, LIGHT_CURVES], progress=progress)[CATALOG].parent
         files = [_find(Path(folder), CATALOG), _find(Path(folder), LIGHT_CURVES)]
-        rows, edition, compressor = _catalog(files[0]), edition_2020(), blosc_codec()
+        rows, compressor = _catalog(files[0]), blosc_codec()
         chunks: dict[int, bytes] = {}  # compressed, some 50 MB for all
         lengths, unknown = dict.fromkeys(rows, 0), 0
         with tqdm(
@@ -437,40 +435,15 @@ def build_stripe82_store(
                 bar.update()
         recorded = _recorded(Path(folder))
         source = {"about": _ABOUT, "light_curves_without_a_catalogue_row": unknown}
-        source |= {f.name: {"sha256": _sha256(f)} | _url(recorded, f) for f in files}
-        with zipfile.ZipFile(place.temporary, "w", zipfile.ZIP_STORED) as archive:
-            group = json_document({"zarr_format": 2})
-            put_in_zip(archive, ".zgroup", group)
-            put_in_zip(archive, ".zattrs", json_document(edition["root_attrs"] | {"source": source}))
-            put_in_zip(archive, "catalog/.zarray", array_document("catalog", len(rows), _CHUNK))
-            said = edition["catalog_definitions"] | {"train_id": "dbID of the public Stripe 82 archive"}
-            put_in_zip(archive, "catalog/.zattrs", json_document(said))
-            records = _records(rows, lengths)
-            for start in range(0, len(records), _CHUNK):
-                part = np.zeros(_CHUNK, records.dtype)  # Zarr pads the last chunk
-                part[: len(records) - start] = records[start : start + _CHUNK]
-                put_in_zip(archive, f"catalog/{start // _CHUNK}", compressor.encode(part))
-            put_in_zip(archive, "sdss_lc/.zgroup", group)
-            for train_id in sorted(chunks, key=str):  # text order, as in the 2020 store
-                n = lengths[train_id]
-                put_in_zip(archive, f"sdss_lc/{train_id}/.zarray", array_document("light_curve", n, n))
-                put_in_zip(archive, f"sdss_lc/{train_id}/0", chunks.pop(train_id))
+        for file in files:
+            url = recorded.get(file.name, {}).get("url")
+            source[file.name] = {"sha256": sha256(file)} | ({"url": url} if url else {})
+        records = catalog_records(rows[i] | {"lcN": lengths[i]} for i in sorted(rows))
+        parts = (records[i : i + CATALOG_CHUNK] for i in range(0, len(records), CATALOG_CHUNK))
+        in_text_order = ((i, lengths[i], chunks.pop(i)) for i in sorted(chunks, key=str))  # as in 2020
+        about = {"train_id": "dbID of the public Stripe 82 archive"}
+        write_zip(place.temporary, store_members({"source": source}, about, len(rows), parts, in_text_order))
     return place.target
-
-
-def _url(recorded: dict[str, Any], file: Path) -> dict[str, str]:
-    return {"url": recorded[file.name]["url"]} if recorded.get(file.name, {}).get("url") else {}
-
-
-def _records(rows: dict[int, dict[str, Any]], lengths: dict[int, int]) -> npt.NDArray[np.void]:
-    """Return the catalogue as the store holds it, in the order of train_id, missing where unknown."""
-    out = np.empty(len(rows), dtype=[(n, k) for n, k in edition_2020()["catalog_fields"]])
-    blank = {"i": MISSING_INTEGER, "f": math.nan, "U": ""}
-    names = out.dtype.names or ()
-    for k, train_id in enumerate(sorted(rows)):
-        row = rows[train_id] | {"lcN": lengths[train_id]}
-        out[k] = tuple(row.get(n, blank[out.dtype[n].kind]) for n in names)
-    return out
 
 
 def read_stripe82_fits(

@@ -148,7 +148,7 @@ def test_an_interrupted_copy_is_absent(small_store, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(packed_room, "_put_chunks", fail)
+    monkeypatch.setattr(packed_room, "_chunks", fail)
     for name in ("p.zarr", "p.zarr.zip"):
         with pytest.raises(OSError, match="No space left"):
             agn.pack_store(small_store, tmp_path / name)

@@ -32,7 +32,7 @@ ARROWS = {
     "parallel": {"errors", "store", "lightcurves"},
     "features": {"errors", "columns", "arrays", "files", "parallel"},
     "packed": {"errors", "arrays", "files", "members"},
-    "stripe82": {"errors", "columns", "files", "packed", "sample"},
+    "stripe82": {"errors", "columns", "files", "sample"},
     "classes": {"errors", "columns", "store"},
     "editions": {"errors", "arrays", "columns", "lightcurves", "store"},
 }
