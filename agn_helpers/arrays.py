@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from zarr.storage import MemoryStore
 
 from agn_helpers.codecs import Decoder, decoder
 from agn_helpers.errors import DamagedStoreError, LimitError, NotATrainingSetError, TrainingSetError
-from agn_helpers.members import ZipMembers, open_members
+from agn_helpers.members import ObjectMembers, ZipMembers, open_members
 
 __all__ = ["MAX_BYTES", "Layout", "StoredArrays"]
 
@@ -37,6 +37,7 @@ MAX_BYTES = 2**27
 
 MAX_CHUNKS = 2**20
 MAX_METADATA = 2**24
+MAX_AHEAD = 4096  # objects that are asked for before the first is looked at
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Layout:
     order: Literal["C", "F"] = "C"
     prefix: tuple[str, ...] = ()
     separator: str = "."
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of one chunk after decoding."""
+        return math.prod(self.chunks) * self.stored.itemsize
 
 
 class StoredArrays:
@@ -132,6 +138,9 @@ class StoredArrays:
         """Return the names below `group`, in text order, without opening any of them."""
         return sorted(self.members.children(group))
 
+    def _metadata_name(self, path: str) -> str:
+        return f"{path}/{'.zarray' if self.format == 2 else 'zarr.json'}"
+
     def layout(self, path: str) -> Layout:
         """Return shape, dtype and what else it takes to read the array at `path`.
 
@@ -142,7 +151,7 @@ class StoredArrays:
         DamagedStoreError
             If its metadata is not what Zarr allows, or asks for too much.
         """
-        name = f"{path}/{'.zarray' if self.format == 2 else 'zarr.json'}"
+        name = self._metadata_name(path)
         raw = self._document(name)
         if raw is None:
             raise KeyError(path)
@@ -196,6 +205,19 @@ class StoredArrays:
             self.read_into(table[start:stop], path, layout)
         return table
 
+    def read_ahead(self, paths: Sequence[str], layouts: Sequence[Layout] | None = None) -> None:
+        """Ask object storage for the metadata of several arrays at once or, given that, for their chunks."""
+        if not isinstance(self.members, ObjectMembers) or not paths:
+            return
+        if layouts is None:
+            names = [self._metadata_name(path) for path in paths]
+            self.members.read_ahead(names, MAX_METADATA)
+            return
+        parts = [(p, one) for p, one in zip(paths, layouts, strict=True) if one.decoders is not None]
+        chunks = ((p, one, index) for p, one in parts for index in _grid(one.shape, one.chunks))
+        names = [_chunk_name(*chunk) for chunk in islice(chunks, MAX_AHEAD)]
+        self.members.read_ahead(names, max((_room(one.chunk_bytes) for _, one in parts), default=0))
+
     def _blocks(self, path: str, layout: Layout) -> Iterator[tuple[tuple[slice, ...], npt.NDArray[Any]]]:
         """Yield where each chunk belongs and what it holds, cut to the array's edges."""
         if layout.decoders is None:
@@ -207,7 +229,7 @@ class StoredArrays:
                 yield (), block
                 return
         fill = None
-        for index in product(*(range(-(-s // c)) for s, c in zip(layout.shape, layout.chunks, strict=True))):
+        for index in _grid(layout.shape, layout.chunks):
             bounds = zip(index, layout.chunks, layout.shape, strict=True)
             here = tuple(slice(i * c, min((i + 1) * c, s)) for i, c, s in bounds)
             block = self.chunk(path, layout, index)
@@ -221,9 +243,8 @@ class StoredArrays:
 
     def chunk(self, path: str, layout: Layout, index: tuple[int, ...]) -> npt.NDArray[Any] | None:
         """Return one chunk decoded, None where the store lacks it and that is allowed."""
-        name = f"{path}/{layout.separator.join([*layout.prefix, *map(str, index)]) or '0'}"
-        size = math.prod(layout.chunks) * layout.stored.itemsize
-        data: Any = self.members.read(name, _room(size))
+        name = _chunk_name(path, layout, index)
+        data: Any = self.members.read(name, _room(layout.chunk_bytes))
         if data is None:
             if self.missing_chunks == "fill":
                 return None
@@ -258,7 +279,7 @@ class StoredArrays:
         try:
             array: Any = zarr.open_array(MemoryStore(copies), path=path, mode="r", zarr_format=self.format)
             stored = array.shards or array.chunks
-            for index in product(*(range(-(-s // c)) for s, c in zip(array.shape, stored, strict=True))):
+            for index in _grid(array.shape, stored):
                 name = f"{path}/{array.metadata.encode_chunk_key(index)}"
                 if name not in copies and self.missing_chunks == "error":
                     raise self._missing(name)
@@ -268,6 +289,15 @@ class StoredArrays:
         except Exception as e:  # Zarr and its codecs raise errors of many kinds
             msg = f"{self.path}: Zarr cannot read {path}: {type(e).__name__}: {e}"
             raise DamagedStoreError(msg) from e
+
+
+def _chunk_name(path: str, layout: Layout, index: tuple[int, ...]) -> str:
+    return f"{path}/{layout.separator.join([*layout.prefix, *map(str, index)]) or '0'}"
+
+
+def _grid(shape: Sequence[int], chunks: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield the index of every chunk."""
+    return product(*(range(-(-s // c)) for s, c in zip(shape, chunks, strict=True)))
 
 
 def _json(raw: bytes, where: str) -> dict[str, Any]:

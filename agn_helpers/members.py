@@ -3,6 +3,7 @@
 Each member is read whole, never more of it than the caller allows, and nothing is ever written.
 """
 
+import contextlib
 import os
 import stat
 import struct
@@ -253,7 +254,7 @@ class ObjectMembers:
             raise InvalidValueError(f"{path} is not an address that can be read: {e}") from e
 
     def read(self, name: str, limit: int) -> Buffer | None:
-        if name in self._ahead:
+        with contextlib.suppress(KeyError):  # not asked ahead, or another thread was first
             return self._ahead.pop(name)
         try:
             got = self._store.get(name)

@@ -44,6 +44,10 @@ PORTION = 2**14
 """Epochs that are converted at a time; 8 to 64 thousand are equally fast."""
 
 
+AHEAD = 1000
+"""Metadata documents that are asked of object storage at once."""
+
+
 def open_training_set(
     location: "str | os.PathLike[str] | None" = None,
     *,
@@ -515,12 +519,17 @@ class TrainingSet:
         """Yield dtype, number of epochs and pieces for `long_frame` of light curves with equal columns."""
 
         def piece(part: list[_Found]) -> Piece:
-            table = arrays.read_rows([f.path for f in part], [f.layout for f in part])
+            paths, layouts = [f.path for f in part], [f.layout for f in part]
+            arrays.read_ahead(paths, layouts)
+            table = arrays.read_rows(paths, layouts)
             lengths = np.array([f.layout.shape[0] for f in part], np.int64)
             return np.array([f.train_id for f in part], np.int64), lengths, table
 
         found = []
-        for train_id in ids:
+        for i, train_id in enumerate(ids):
+            if i % AHEAD == 0:
+                near = ids[i : i + AHEAD]
+                arrays.read_ahead([f"{LIGHT_CURVES}/{k}" for k in near if isinstance(k, (int, np.integer))])
             found.append(_Found(int(train_id), *self._find(train_id)))
             bar.update()
         for dtype, group in itertools.groupby(found, key=lambda f: f.layout.dtype):

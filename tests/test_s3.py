@@ -21,14 +21,21 @@ class Counting:
 
     def __init__(self, app):
         self.app, self.seen, self.broken, self.lock = app, [], False, threading.Lock()
+        self.now = self.most = 0  # requests under way
 
     def __call__(self, environ, start_response):
         with self.lock:
             self.seen.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
-        if self.broken:
-            start_response("403 Forbidden", [("Content-Length", "0")])
-            return [b""]
-        return self.app(environ, start_response)
+            self.now += 1
+            self.most = max(self.most, self.now)
+        try:
+            if self.broken:
+                start_response("403 Forbidden", [("Content-Length", "0")])
+                return [b""]
+            return self.app(environ, start_response)
+        finally:
+            with self.lock:
+                self.now -= 1
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +137,24 @@ def test_chunks_are_fetched_side_by_side(made, tmp_path, upload, account, monkey
         assert sorted(chunks) == sorted({f"/{BUCKET}/side/sdss_lc/columns/psfmag_g/c/{i}" for i in range(16)})
         for ids in ([100, 3], [66], [0]):
             pd.testing.assert_frame_equal(there.light_curves(ids), here.light_curves(ids))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_many_light_curves_are_fetched_side_by_side(made, upload, account, version):
+    """Each object once, and as many at a time as are allowed."""
+    folder = made[version, "folder"]
+    with agn.open_training_set(upload(folder, f"many{version}")) as there:
+        ids = [i for i in there.light_curve_ids().tolist() if len(there.raw_light_curve(i))]
+        account.seen.clear()
+        account.most = 0
+        there.light_curves(ids)
+        assert account.most > 1
+        got = [path for _, path in account.seen]
+        meta = ".zarray" if version == 2 else "zarr.json"
+        assert {f"/{BUCKET}/many{version}/sdss_lc/{i}/{meta}" for i in ids} <= set(got)
+        assert len(got) == len(set(got)) == 2 * len(ids)
+        with pytest.raises(agn.UnknownTrainIdError, match="No light curve with train_id 5"):
+            there.light_curves([3, 5])
 
 
 def test_nothing_there(upload, made):
