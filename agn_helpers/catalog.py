@@ -172,10 +172,7 @@ def _recipes() -> dict[str, tuple[str, Recipe, dict[str, Recipe]]]:
         recipes[f"dered_{b}"] = (
             f"psfmag_{b} - extinction_{b}",
             (mags, np.subtract),
-            {
-                "has the extinction added": (mags, np.add),
-                "ignores extinction": (mags[:1], np.asarray),
-            },
+            {"has the extinction added": (mags, np.add), "ignores extinction": (mags[:1], np.asarray)},
         )
     for i, (blue, red) in enumerate(itertools.pairwise(BANDS)):
         raw = (f"psfmag_{blue}", f"psfmag_{red}")

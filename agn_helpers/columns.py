@@ -40,6 +40,13 @@ MISSING_MAGNITUDE = -99.0
 """What magnitudes, their errors and their times hold in a light curve where an epoch was rejected."""
 
 
+def load_json(name: str) -> dict[str, Any]:
+    """Return a JSON file of this module."""
+    text = importlib.resources.files("agn_helpers").joinpath(name).read_text("utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
 @functools.cache
 def edition_2020() -> dict[str, Any]:
     """Return the 2020 edition as data: fields, types, definitions, units and the two published rows.
@@ -51,9 +58,7 @@ def edition_2020() -> dict[str, Any]:
     >>> edition_2020()["rows_in_full_store"]
     24579
     """
-    text = importlib.resources.files("agn_helpers").joinpath("edition_2020.json").read_text("utf-8")
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
+    return load_json("edition_2020.json")
 
 
 def expand_template(template: str, bands: Iterable[str] = BANDS) -> list[str]:
@@ -114,9 +119,7 @@ def _by_name(definitions: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def definition_table(
-    dtypes: Mapping[str, np.dtype[Any]],
-    definitions: Mapping[str, Any],
-    missing_counts: Mapping[str, int],
+    dtypes: Mapping[str, np.dtype[Any]], definitions: Mapping[str, Any], missing_counts: Mapping[str, int]
 ) -> pd.DataFrame:
     """Return one row per column: definition, unit, dtype, missing value, how many are missing, status.
 
@@ -156,18 +159,17 @@ def definition_table(
     for name, (_, text) in _by_name(definitions).items():
         if name not in rows:
             rows[name] = {"definition": text, "n_missing": None, "status": "no column"}
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index.name = "column"
-    return table.astype({"n_missing": "Int64"})
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("column").astype({"n_missing": "Int64"})
 
 
-def check_names(names: Iterable[str], known: Iterable[str], what: str, see: str) -> None:
-    """Raise `UnknownColumnError` for the first of `names` that is not among `known`."""
-    known = list(known)
+def check_names(names: Iterable[str], known: Iterable[str], what: str, see: str) -> list[str]:
+    """Return `names`, or the one name, as a list; raise `UnknownColumnError` for one not among `known`."""
+    known, names = list(known), [names] if isinstance(names, str) else list(names)
     for name in names:
         if name not in known:
             msg = f"No column {name!r} in {what}.{near(str(name), known)} {see}"
             raise UnknownColumnError(msg)
+    return names
 
 
 def check_bands(bands: Iterable[str] | None, known: Iterable[str] = BANDS) -> list[str]:

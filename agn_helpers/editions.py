@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from agn_helpers.arrays import StoredArrays
-from agn_helpers.columns import BANDS, check_bands, check_names, definition_table, missing_mask
+from agn_helpers.columns import BANDS, check_bands, check_names, definition_table, load_json, missing_mask
 from agn_helpers.errors import DamagedIdsWarning, DamagedStoreError, NotATrainingSetError, UnknownTrainIdError
 from agn_helpers.lightcurves import BAND_DTYPE, KEYS
 from agn_helpers.store import LIGHT_CURVES, TrainingSet, Tree
@@ -55,7 +55,6 @@ class _Tables(TrainingSet):
     """
 
     files: tuple[str, ...] = ("",)
-    renamed: dict[str, str] = {}  # noqa: RUF012  (never changed)
     index = "train_id"
 
     def __init__(self, location: "str | os.PathLike[str]", **options: Any) -> None:
@@ -77,7 +76,8 @@ class _Tables(TrainingSet):
             msg = f"{self._folder / self.files[0]} has no column {self.index!r}. Is it another table?"
             raise NotATrainingSetError(msg)
         stored = [n for n in schema.names if n != self._stored_index]
-        self._stored = {self.renamed.get(n, n): n for n in stored}
+        self._renamed: dict[str, str] = load_json("editions.json")[type(self).__name__]
+        self._stored = {self._renamed.get(n, n): n for n in stored}
         self._connect()
 
     def _connect(self) -> None:
@@ -132,10 +132,10 @@ class _Tables(TrainingSet):
 
     def catalog(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """Return the catalogue, as `TrainingSet.catalog` does; warn of identifiers that were damaged."""
-        wanted = [columns] if isinstance(columns, str) else None if columns is None else list(columns)
-        names = list(self._stored) if wanted is None else [n for n in wanted if n != "train_id"]
-        check_names(names, self._columns(), "the catalogue", "List all: ts.column_definitions()")
-        names = list(dict.fromkeys(names))
+        see = "List all: ts.column_definitions()"
+        known = self._columns()
+        names = known if columns is None else check_names(columns, known, "the catalogue", see)
+        names = [n for n in dict.fromkeys(names) if n != "train_id"]
         try:
             table = self._parquet(self.files[0]).read([self._stored_index, *(self._stored[n] for n in names)])
         except (OSError, ValueError) as e:
@@ -204,22 +204,6 @@ class Edition2021(_Tables):
     """
 
     files = ("AllMasters.parquet", "LCs.zarr.zip", "meta.yaml")
-    renamed = {
-        "ra": "ra_sdss",
-        "dec": "dec_sdss",
-        "sdss_objid": "objid",
-        "sdss_lcN": "lcN",
-        "src2photo": "spec2coadd",
-        "src2gaia": "sdss2gaia",
-        "src2spies": "sdss2spies",
-        "spies_id": "SPIES_ID",
-        "spies_ra": "ra_sp",
-        "spies_dec": "dec_sp",
-    } | {
-        f"{stem}_ch{n}": f"{stem.upper()}_ch{n}"
-        for stem in ("flux_auto", "fluxerr_auto", "class_star")
-        for n in (1, 2)
-    }
 
     def _connect(self) -> None:
         options: dict[str, Any] = dict(self._options)
@@ -233,7 +217,7 @@ class Edition2021(_Tables):
 
         try:
             found = yaml.safe_load(path.read_text("utf-8"))
-            return {self.renamed.get(str(k), str(k)): str(v) for k, v in found.items()}
+            return {self._renamed.get(str(k), str(k)): str(v) for k, v in found.items()}
         except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as e:
             raise DamagedStoreError(f"{path} holds no definitions: {str(e)[:200]}") from e
 
@@ -246,9 +230,7 @@ class Edition2021(_Tables):
     ) -> pd.DataFrame:
         """Return many light curves, as `TrainingSet.light_curves` does."""
         wanted = [columns] if isinstance(columns, str) else None if columns is None else list(columns)
-        asked = (
-            None if wanted is None else list(dict.fromkeys(["dered" if c == "mag" else c for c in wanted]))
-        )
+        asked = wanted and list(dict.fromkeys("dered" if c == "mag" else c for c in wanted))
         frame = super().light_curves(train_ids, bands, asked, progress)
         if "dered" not in frame or (wanted is not None and "mag" not in wanted):
             return frame
@@ -272,13 +254,6 @@ class DataChallenge(_Tables):
 
     files = ("ObjectTable.parquet", "ForcedSourceTable.parquet")
     index = "objectId"
-    renamed = (
-        {"ra": "ra_sdss", "dec": "dec_sdss", "psPm_ra": "psPm[0]", "psPm_dec": "psPm[1]"}
-        | {f"stdColor_{i}": f"stdColor[{i}]" for i in range(5)}
-        | {f"psMag_{b}": f"psfmag_{b}" for b in "ugrizy"}
-        | {f"psMagErr_{b}": f"psfmagerr_{b}" for b in "ugrizy"}
-        | {f"psFlux_{b}": f"psFlux[{b}]" for b in "ugrizy"}
-    )
 
     def _connect(self) -> None:
         self._sources: Any = self._parquet(self.files[1])
@@ -342,7 +317,6 @@ class DataChallenge(_Tables):
         known = [c for c in ("mjd", "mag", "magerr") if c in frame]
         known += [c for c in frame if c not in (*KEYS, *known, "_place")]
         if columns is not None:
-            wanted = [columns] if isinstance(columns, str) else list(columns)
-            check_names(wanted, [*KEYS, *known], "a light curve", f"It has {', '.join(known)}.")
+            wanted = check_names(columns, [*KEYS, *known], "a light curve", f"It has {', '.join(known)}.")
             known = [c for c in wanted if c not in KEYS]
         return frame[[*KEYS, *known]].reset_index(drop=True)

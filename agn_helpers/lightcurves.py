@@ -107,8 +107,7 @@ def long_plan(
         sources[RENAMED.get(stem, stem)] = [n if n in names else None for n in of_bands]
     sources.update({n: n for n in names if not n.endswith(PER_BAND) and n not in KEYS})
     if columns is not None:
-        wanted = [columns] if isinstance(columns, str) else list(columns)
-        check_names(wanted, [*KEYS, *sources], "a light curve", f"It has {', '.join(sources)}.")
+        wanted = check_names(columns, [*KEYS, *sources], "a light curve", f"It has {', '.join(sources)}.")
         sources = {c: sources[c] for c in wanted if c not in KEYS}
     return chosen, sources
 

@@ -24,11 +24,7 @@ Y_NAMES = {"mag": "PSF magnitude", "dmag": "magnitude minus its band's middle"}
 
 
 def plot_light_curve(
-    frame: pd.DataFrame,
-    ax: "Axes | None" = None,
-    bands: Iterable[str] | None = None,
-    *,
-    y: str = "mag",
+    frame: pd.DataFrame, ax: "Axes | None" = None, bands: Iterable[str] | None = None, *, y: str = "mag"
 ) -> "Axes":
     """Draw a light curve: magnitude against time with error bars, one colour and marker per band.
 

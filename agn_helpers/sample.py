@@ -9,7 +9,6 @@ a published row. `sample_truth` tells what a reader's analysis should find again
 import contextlib
 import dataclasses
 import functools
-import importlib.resources
 import itertools
 import json
 import math
@@ -27,17 +26,11 @@ from numcodecs import Blosc
 from tqdm import tqdm
 
 from agn_helpers.catalog import AB_CORRECTION, SOFTENING, magnitude_to_flux, published_record
-from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, edition_2020
+from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, edition_2020, load_json
 from agn_helpers.errors import LimitError, TargetExistsError, UnknownTrainIdError, near
 from agn_helpers.files import Place, write_zip
 
-__all__ = [
-    "SAMPLE_SEED",
-    "build_sample_store",
-    "damped_random_walk",
-    "sample_store",
-    "sample_truth",
-]
+__all__ = ["SAMPLE_SEED", "build_sample_store", "damped_random_walk", "sample_store", "sample_truth"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -81,10 +74,9 @@ _DCR_SLOPE = np.array([9.8, 4.5, 1.9, 1.1, 0.7]) * 1e-4  # arcsec per Angstrom; 
 @functools.cache
 def _statistics(name: str) -> Floats:
     """Return a table of ``sample_statistics.json``, which names its source."""
-    file = importlib.resources.files("agn_helpers").joinpath("sample_statistics.json")
-    table = np.array(json.loads(file.read_text("utf-8"))[name], dtype=np.float64)
-    table.flags.writeable = False
-    return table
+    values = np.array(load_json("sample_statistics.json")[name], dtype=np.float64)
+    values.flags.writeable = False
+    return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,8 +258,8 @@ def _invented_row(train_id: int, rng: np.random.Generator) -> tuple[dict[str, An
     i_dered = float(np.interp(n[0], [-3.3, -2.054, -0.994, 0.0, 0.994, 2.054, 3.0], steps))
     score = 0.53 * n[1] + 0.85 * n[2:6]
     score = score + _RED_TAIL * np.maximum(score - 1.0, 0.0) ** 2
-    table = bins[6:].reshape(4, 3)
-    color = table[:, 0] + score * np.where(score < 0.0, table[:, 1], table[:, 2])
+    middle, below, above = bins[6:].reshape(4, 3).T
+    color = middle + score * np.where(score < 0.0, below, above)
     dered = i_dered + np.array([color[:3].sum(), color[1:3].sum(), color[2], 0.0, -color[3]])
     a_u = float(np.interp(east, by_ra[0], by_ra[2]))
     a_u *= math.exp(float(np.interp(east, by_ra[0], by_ra[3])) * float(n[6]))
@@ -682,6 +674,4 @@ def sample_truth(
             | _by_band("mean_{}", source.mean)
             | {"outliers": tuple((int(k), BANDS[b]) for k, b in np.argwhere(source.outlier))}
         )
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index.name = "train_id"
-    return table
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("train_id")
