@@ -33,7 +33,7 @@ def ranges(index: dict[str, Any]) -> list[tuple[str, str, list[float]]]:
     plots = index["plots"]
     found = [
         ("x2", plots["second"]["x"]["name"], plots["second"]["x"]["values"]),
-        ("y2", "Magnitude in this band", [m for values in plots["mag"].values() for m in values]),
+        ("y2", "Magnitude", [m for values in plots["mag"].values() for m in values]),
         ("epochs", "Number of epochs", index["epochs"]),
         ("x", plots["first"]["x"]["name"], plots["first"]["x"]["values"]),
         ("y", plots["first"]["y"]["name"], plots["first"]["y"]["values"]),
@@ -50,7 +50,8 @@ def filters(index: dict[str, Any]) -> str:
         whole = key == "epochs"
         low, high = (f"{f(values):.4g}" for f in (min, max)) if values else ("", "")
         mode = "numeric" if whole else "text" if values and min(values) < 0 else "decimal"
-        boxes.append(RANGE.format(key=key, name=html.escape(name), mode=mode, low=low, high=high))
+        name = html.escape(name[:1].upper() + name[1:])
+        boxes.append(RANGE.format(key=key, name=name, mode=mode, low=low, high=high))
     return "\n".join(boxes)
 
 

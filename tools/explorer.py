@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import home_figure
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -28,7 +29,6 @@ from bokeh.models import (
 from bokeh.plotting import figure
 
 import agn_helpers as agn
-import home_figure
 
 MOST_SOURCES = 1000
 MOST_BYTES = 12_000_000  # of all scripts together
@@ -37,6 +37,7 @@ COLOUR = "g - r (mag)"
 LIGHT_CURVE = ("mjd", "mag", "magerr")  # what is shown of it
 MARKERS = {"v": "inverted_triangle", "s": "square", "o": "circle", "D": "diamond", "^": "triangle"}
 INK, RULE, ACCENT, PALE = "#1c2733", "#e3e8ee", "#b35c00", "#c3ccd6"
+TIP = f"<div style='color: {INK}'>{{}}</div>"  # numbers and our own words only: Bokeh makes HTML of it
 
 Numbers = npt.NDArray[np.float64]
 
@@ -100,7 +101,7 @@ def plots_of(catalog: pd.DataFrame) -> dict[str, Any]:
                 "x": axis(COLOUR, colour, 2),
                 "y": axis("u - g (mag)", mag["u"] - mag["g"], 2),
             }
-        second = {"title": "In redshift and magnitude", "text": "", "x": axis("Redshift", z, 3)}
+        second = {"title": "In redshift and magnitude", "text": "", "x": axis("redshift", z, 3)}
         if not np.isfinite(z).any():
             second = {
                 "title": "In colour and magnitude",
@@ -144,7 +145,7 @@ def drawings() -> dict[str, Any]:
         plot.scatter(x, y, source=picked, size=17, fill_color=None, line_color="#7a3e00", line_width=3)
         plot.scatter(x, y, source=picked, size=7, color="#7a3e00", marker="diamond")
         select = BoxSelectTool(renderers=[points])
-        tips = [("train_id", "@id"), ("epochs", "@epochs")]
+        tips = TIP.format("train_id @id: @epochs epochs")
         plot.add_tools(select, TapTool(renderers=[points]), HoverTool(renderers=[points], tooltips=tips))
         plot.toolbar.active_drag = select
         document.add_root(plot)
@@ -163,14 +164,14 @@ def drawings() -> dict[str, Any]:
                 "mjd",
                 "mag",
                 source=data,
-                size=7,
+                size=10 if band == "i" else 7,  # a diamond is slender
                 marker=MARKERS[agn.BAND_MARKERS[band]],
                 color=colour,
                 alpha=0.9,
                 name=f"points-{band}",
-            )  # fmt: skip
+            )
         )
-    tips = [("band", "@band"), ("MJD", "@mjd{0.00}"), ("mag", "@mag{0.000} ± @magerr{0.000}")]
+    tips = TIP.format("@band @mag{0.000} ± @magerr{0.000} mag, MJD @mjd{0.00}")
     zoom = BoxZoomTool()
     plot.add_tools(zoom, HoverTool(renderers=points, tooltips=tips))
     plot.toolbar.active_drag = zoom

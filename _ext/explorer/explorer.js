@@ -39,7 +39,18 @@ const agnExplorer = (() => {
     const band = form.elements.band.value;
     values.y2 = numbers(data.plots.mag[band]);
     model("second").left[0].axis_label = `PSF magnitude in ${band} (mag)`;
+    const box = form.querySelector("[data-range=y2]");
+    box.querySelector("legend").textContent = `Magnitude in ${band}`;
+    const good = values.y2.filter(finite).sort((a, b) => a - b);
+    const ends = [good[0], good.at(-1)].map((v) => v?.toFixed(2) ?? "");
+    box.querySelectorAll("input").forEach((input, k) => input.setAttribute("placeholder", ends[k]));
     model("every").data = columns(["x", "y", "x2", "y2"], data.ids.map((_, i) => i));
+  }
+
+  function changeBand() {
+    setBand();
+    if (picked >= 0) model("picked").data = columns(["x", "y", "x2", "y2"], [picked]);
+    if (curve) summary.textContent = sentence(picked);
   }
 
   function filter() {
@@ -51,7 +62,8 @@ const agnExplorer = (() => {
       limits.every(([key, from, to]) => {
         // The plot's own right ascension has a cut; the field's has not.
         const value = key === "x" ? values.ra[i] : values[key][i];
-        return !(finite(from) && !(value >= from)) && !(finite(to) && !(value <= to));
+        const [above, below] = [!finite(from) || value >= from, !finite(to) || value <= to];
+        return key === "x" && data.plots.first.x.flip && from > to ? above || below : above && below;
       });
     shown = data.ids.map((_, i) => i).filter(passes);
     marked = [];
@@ -139,6 +151,7 @@ const agnExplorer = (() => {
   async function pick(i) {
     picked = i;
     go.elements.id.value = data.ids[i];
+    find.querySelector(".explorer-picked span").textContent = data.ids[i];
     model("picked").data = columns(["x", "y", "x2", "y2"], [i]);
     history.replaceState(null, "", `#source-${data.ids[i]}`);
     let found;
@@ -160,15 +173,18 @@ const agnExplorer = (() => {
   }
 
   function sentence(i) {
-    const value = (axis, list) => (finite(list[i]) ? list[i].toFixed(axis.places) : "missing");
+    const value = ({ name, places }, list) => {
+      const [, what, unit] = name.match(/^(.*?)(?: \((.*)\))?$/);
+      return `${what} ${finite(list[i]) ? list[i].toFixed(places) + (unit ? ` ${unit}` : "") : "missing"}`;
+    };
     const { first, second } = data.plots;
     const band = form.elements.band.value;
     const facts = [
-      `${second.x.name} ${value(second.x, values.x2)}`,
-      `magnitude in ${band} ${value({ places: 2 }, values.y2)}`,
+      value(second.x, values.x2),
+      value({ name: `${band} magnitude (mag)`, places: 2 }, values.y2),
+      ...(first.x.name === second.x.name ? [] : [value(first.x, values.ra)]),
+      value(first.y, values.y),
     ];
-    if (first.x.name !== second.x.name) facts.push(`${first.x.name} ${value(first.x, values.ra)}`);
-    facts.push(`${first.y.name} ${value(first.y, values.y)}`);
     const bands = Object.keys(curve.bands);
     const days = bands.flatMap((b) => curve.bands[b][0]);
     const text = `Source ${data.ids[i]}: ${facts.join(", ")}.`;
@@ -318,15 +334,11 @@ const agnExplorer = (() => {
   function listen() {
     form.addEventListener("input", (event) => {
       if (event.target.name === "zoom") return fit();
-      if (event.target.name === "band") {
-        setBand();
-        if (curve) summary.textContent = sentence(picked);
-        if (picked >= 0) model("picked").data = columns(["x", "y", "x2", "y2"], [picked]);
-      }
+      if (event.target.name === "band") changeBand();
       filter();
     });
     form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("reset", () => setTimeout(() => { setBand(); filter(); }));
+    form.addEventListener("reset", () => setTimeout(() => { changeBand(); filter(); }));
     go.addEventListener("submit", (event) => {
       event.preventDefault();
       goTo(go.elements.id.value);
@@ -364,6 +376,7 @@ const agnExplorer = (() => {
   async function index(found, drawings) {
     data = found;
     find.hidden = look.hidden = false;
+    look.querySelector(".explorer-row-box").open = innerWidth > 600; // sixty lines on a phone
     const { first, second } = data.plots;
     values = { ra: numbers(first.x.values), y: numbers(first.y.values), x2: numbers(second.x.values) };
     values.x = values.ra.map((v) => (v > (first.x.cut ?? Infinity) ? v - 360 : v));
@@ -377,7 +390,7 @@ const agnExplorer = (() => {
     model = (name) => book.get_model_by_name(name);
     model("first").below[0].axis_label = first.x.name;
     model("first").left[0].axis_label = first.y.name;
-    model("second").below[0].axis_label = second.x.name;
+    model("second").below[0].axis_label = second.x.name[0].toUpperCase() + second.x.name.slice(1);
     if (matchMedia("(pointer: coarse)").matches) {
       // A finger that moves over a plot scrolls the page.
       for (const name of ["first", "second", "light-curve"]) model(name).toolbar.active_drag = null;
