@@ -22,7 +22,7 @@ from zarr.codecs import ZstdCodec
 from agn_helpers.arrays import StoredArrays
 from agn_helpers.columns import MISSING_INTEGER
 from agn_helpers.errors import InvalidValueError, NotATrainingSetError, UnsafeWriteError
-from agn_helpers.files import Place, write_zip
+from agn_helpers.files import AnyPath, Place, write_zip
 from agn_helpers.parallel import in_order
 
 __all__ = ["FeatureWriter", "read_features", "seal_zip", "write_features"]
@@ -78,7 +78,7 @@ class FeatureWriter:
 
     def __init__(
         self,
-        path: "str | os.PathLike[str]",
+        path: AnyPath,
         n: int,
         columns: Mapping[str, Any],
         chunk: int = 4096,
@@ -214,7 +214,7 @@ class FeatureWriter:
 
 
 def write_features(
-    path: "str | os.PathLike[str]",
+    path: AnyPath,
     features: pd.DataFrame | pd.Series | Iterable[pd.DataFrame],
     chunk: int = 4096,
     workers: int | None = None,
@@ -363,7 +363,7 @@ def _read(path: Path, names: list[str] | None = None) -> dict[str, Any]:
         return columns
 
 
-def read_features(path: "str | os.PathLike[str]") -> pd.DataFrame:
+def read_features(path: AnyPath) -> pd.DataFrame:
     """Return a table that `write_features` wrote, from its folder or from its zip.
 
     Parameters
@@ -399,9 +399,7 @@ def read_features(path: "str | os.PathLike[str]") -> pd.DataFrame:
     return pd.DataFrame(columns).set_index(INDEX)
 
 
-def seal_zip(
-    folder: "str | os.PathLike[str]", target: "str | os.PathLike[str]", *, manifest: bool = False
-) -> Path:
+def seal_zip(folder: AnyPath, target: AnyPath, *, manifest: bool = False) -> Path:
     """Turn a finished folder store into one read-only zip: complete or absent, the same bytes each time.
 
     Chunks are compressed already, so the zip only stores them. Its index is written last; that is why a

@@ -17,7 +17,9 @@ from agn_helpers.members import FolderMembers
 if sys.platform != "win32":  # which lets nobody remove a file that is open, and has no such locks
     import fcntl
 
-__all__ = ["Place", "checksums", "manifest_beside", "sha256", "write_checksums", "write_zip"]
+__all__ = ["AnyPath", "Place", "checksums", "manifest_beside", "sha256", "write_checksums", "write_zip"]
+
+AnyPath = str | os.PathLike[str]
 
 
 class Place:
@@ -64,12 +66,7 @@ class Place:
     """
 
     def __init__(
-        self,
-        target: "str | os.PathLike[str]",
-        *,
-        folder: bool = False,
-        overwrite: bool = False,
-        manifest: bool = False,
+        self, target: AnyPath, *, folder: bool = False, overwrite: bool = False, manifest: bool = False
     ) -> None:
         self.target = Path(os.path.abspath(os.path.expanduser(target)))
         self._overwrite, self._manifest = overwrite and not folder, manifest

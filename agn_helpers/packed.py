@@ -25,7 +25,7 @@ from zarr.abc.store import Store
 
 from agn_helpers.arrays import Layout, StoredArrays, dtype_of
 from agn_helpers.errors import DamagedStoreError, InvalidValueError
-from agn_helpers.files import Place, write_zip
+from agn_helpers.files import AnyPath, Place, write_zip
 from agn_helpers.members import Members, ObjectMembers
 
 __all__ = ["PackedArrays", "pack_store"]
@@ -217,11 +217,7 @@ class _Columns:
 
 
 def pack_store(
-    source: "str | os.PathLike[str] | None",
-    target: "str | os.PathLike[str]",
-    *,
-    progress: bool | None = None,
-    manifest: bool = False,
+    source: AnyPath | None, target: AnyPath, *, progress: bool | None = None, manifest: bool = False
 ) -> Path:
     """Write a packed copy of a training set, in which whole columns are read at once.
 

@@ -12,7 +12,6 @@ import functools
 import itertools
 import json
 import math
-import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ from tqdm import tqdm
 from agn_helpers.catalog import AB_CORRECTION, SOFTENING, magnitude_to_flux, published_record
 from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, edition_2020, load_json
 from agn_helpers.errors import LimitError, TargetExistsError, UnknownTrainIdError, near
-from agn_helpers.files import Place, write_zip
+from agn_helpers.files import AnyPath, Place, write_zip
 
 __all__ = ["SAMPLE_SEED", "build_sample_store", "damped_random_walk", "sample_store", "sample_truth"]
 
@@ -39,18 +38,11 @@ SAMPLE_SEED = 82
 
 _VERSION = 3  # raise it whenever a byte of the sample changes: it names the file in the cache
 CATALOG_CHUNK = 400  # rows
-_SYNTHETIC = (
-    "This store is a synthetic sample, not data: agn_helpers.sample (version {version}) drew it with "
-    "seed={seed} and n={n}. Only the first two catalogue rows (train_id 0 and 3) are published ones, digit "
-    "for digit, with psFlux values that contradict their definition; in all other rows each derived "
-    "column follows its definition. All light curves are damped random walks (MacLeod et al. 2010, ApJ "
-    "721, 1014) on an invented observing log; agn_helpers.sample.sample_truth tells their parameters."
-)
 
 _WAVELENGTH = np.array([3551.0, 4686.0, 6166.0, 7480.0, 8932.0])  # Angstrom; Fukugita et al. 1996
 _WIDTH = np.array([560.0, 1390.0, 1370.0, 1530.0, 950.0])  # Angstrom; Gunn et al. 1998
 _SOFTENING = np.array(list(SOFTENING.values()))
-_EXTINCTION = np.array([1.0, 0.736, 0.534, 0.405, 0.287])  # A_b / A_u; MacLeod et al. 2012
+EXTINCTION = np.array([1.0, 0.736, 0.534, 0.405, 0.287])  # A_b / A_u; MacLeod et al. 2012
 _MAG = 2.5 / math.log(10.0)
 
 # Median photometric error of RR Lyrae stars (Sesar et al. 2010): the magnitudes at which the sky gives
@@ -263,7 +255,7 @@ def _invented_row(train_id: int, rng: np.random.Generator) -> tuple[dict[str, An
     dered = i_dered + np.array([color[:3].sum(), color[1:3].sum(), color[2], 0.0, -color[3]])
     a_u = float(np.interp(east, by_ra[0], by_ra[2]))
     a_u *= math.exp(float(np.interp(east, by_ra[0], by_ra[3])) * float(n[6]))
-    mean = dered + a_u * _EXTINCTION
+    mean = dered + a_u * EXTINCTION
     flux = _flux(mean)
     err = np.maximum(_magnitude_error(flux, _flux_error(flux)) / math.sqrt(24.0), 0.0015)
     err = err * np.exp(0.15 * n[7:12])
@@ -271,7 +263,7 @@ def _invented_row(train_id: int, rng: np.random.Generator) -> tuple[dict[str, An
     row: dict[str, Any] = {"train_id": train_id, "ra_sdss": ra, "dec_sdss": dec, "z": z}
     row |= {"sdssj": designation(ra, dec), "z_err": round(3e-4 * (1 + z) * math.exp(0.5 * n[12]), 6)}
     row |= _by_band("psfmag_{}", mean + err * n[13:18]) | _by_band("psfmagerr_{}", err)
-    row |= _by_band("extinction_{}", a_u * _EXTINCTION)
+    row |= _by_band("extinction_{}", a_u * EXTINCTION)
     row |= _spectrum(u, faint=mean[3] > 19.1) | _photo_ids(ra, dec, u)
     row["spec2coadd"] = round(0.06 * math.hypot(n[18], n[19]), 6)
     row |= _spies(ra, dec, z, mean[3], u, n) | _gaia(ra, dec, mean[2], u, n)
@@ -313,14 +305,9 @@ def _spies(ra: float, dec: float, z: float, mag_i: float, u: Floats, n: Floats) 
     ch2 = ch1 * 10.0 ** (0.4 * (0.15 + 0.12 * n[21]))
     err1, err2 = math.hypot(1.23, 0.004 * ch1), math.hypot(1.15, 0.004 * ch2)
     east_off, north_off = 0.12 * n[22], 0.12 * n[23]
-    values = [
-        (ra + east_off / 3600.0) % 360.0,
-        dec + north_off / 3600.0,
-        ch1 + err1 * n[24],
-        err1,
-        ch2 + err2 * n[25],
-    ]
-    values += [err2, 1.0 - 0.25 * u[10] ** 3, 1.0 - 0.25 * u[11] ** 3, math.hypot(east_off, north_off)]
+    values = [(ra + east_off / 3600.0) % 360.0, dec + north_off / 3600.0, ch1 + err1 * n[24], err1]
+    values += [ch2 + err2 * n[25], err2, 1.0 - 0.25 * u[10] ** 3, 1.0 - 0.25 * u[11] ** 3]
+    values.append(math.hypot(east_off, north_off))
     return {"SPIES_ID": int(1 + u[12] * 5_400_000)} | {
         k: round(float(v), 6) for k, v in zip(names, values, strict=True)
     }
@@ -537,7 +524,7 @@ def _members(n: int, seed: int, progress: bool | None) -> Iterator[tuple[str, by
 
     # None: a bar where someone watches, none in files and notebooks.
     with tqdm(total=2 * n, desc="sample store", disable=None if progress is None else not progress) as bar:
-        synthetic = _SYNTHETIC.format(version=_VERSION, seed=seed, n=n)
+        synthetic = load_json("notes.json")["sample"].format(version=_VERSION, seed=seed, n=n)
         yield from store_members({"synthetic": synthetic}, {}, n, parts(), curves(), chunk)
 
 
@@ -548,7 +535,7 @@ def _write(path: Path, n: int, seed: int, progress: bool | None, manifest: bool 
 
 
 def build_sample_store(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     n: int = 500,
     seed: int = SAMPLE_SEED,
     *,

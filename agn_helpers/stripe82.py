@@ -9,7 +9,6 @@ import contextlib
 import gzip
 import json
 import math
-import os
 import re
 import sys
 import tarfile
@@ -26,11 +25,12 @@ import pandas as pd
 import platformdirs
 from tqdm import tqdm
 
-from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, edition_2020
+from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, edition_2020, load_json
 from agn_helpers.errors import DamagedStoreError, FetchError, LimitError, StoreNotFoundError
-from agn_helpers.files import Place, sha256, write_zip
+from agn_helpers.files import AnyPath, Place, sha256, write_zip
 from agn_helpers.sample import (
     CATALOG_CHUNK,
+    EXTINCTION,
     blosc_codec,
     catalog_records,
     derived_columns,
@@ -50,7 +50,6 @@ FILES = (CATALOG, LIGHT_CURVES, *FITS.values())
 """The archive's catalogue, its light curves, and the fits to them, band by band."""
 
 MISSING = -99.99  # the archive's mark, in times, magnitudes and errors
-_EXTINCTION = (1.0, 0.736, 0.534, 0.405, 0.287)  # A_b / A_u; MacLeod et al. 2012
 _RECORD = "checksums.json"
 
 # The archive's largest light curve has some hundred lines; these only stop what cannot be one.
@@ -58,21 +57,12 @@ MAX_FILE, MAX_FILES, MAX_TOTAL = 2**24, 100_000, 2**31
 
 Floats = npt.NDArray[np.float64]
 
-_ABOUT = (
-    "Real quasars of SDSS Stripe 82, from the public archive of MacLeod et al. (2012, ApJ 753, 106); "
-    "cite it. train_id is the archive's dbID. Positions, redshifts and magnitudes are the archive's. "
-    "Extinction is A_u times 1, 0.736, 0.534, 0.405, 0.287. sdssj is made from the position, so that "
-    "its last digit may differ from the published name. dered, stdColor and psFlux (AB, nJy) are "
-    "computed as defined. lcN counts the rows of the light curve. All other columns are missing: the "
-    "archive does not have them. Light curves have the archive's rows in the archive's order."
-)
-
 
 # -- fetching -----------------------------------------------------------------------------------
 
 
 def fetch_stripe82(
-    folder: str | os.PathLike[str] | None = None,
+    folder: AnyPath | None = None,
     names: Iterable[str] = FILES,
     *,
     addresses: Sequence[str] = (ARCHIVE,),
@@ -134,7 +124,7 @@ def fetch_stripe82(
         else:
             part = where / f"{name}.part"
             with _alone(part):
-                origin = _from_any(name, part, addresses, attempts, pause, timeout, progress)
+                origin = _from_any(name, part, addresses, attempts, pause, timeout=timeout, progress=progress)
                 found = sha256(part)
                 if known not in (None, found):
                     part.unlink()
@@ -187,13 +177,7 @@ def _alone(part: Path) -> Iterator[None]:
 
 
 def _from_any(
-    name: str,
-    part: Path,
-    addresses: Sequence[str],
-    attempts: int,
-    pause: float,
-    timeout: float,
-    progress: bool | None,
+    name: str, part: Path, addresses: Sequence[str], attempts: int, pause: float, **options: Any
 ) -> str:
     """Fetch `name` into `part` from the first address that gives it; return its URL."""
     try:
@@ -207,7 +191,7 @@ def _from_any(
         for attempt in range(attempts):
             time.sleep(pause * 2 ** (attempt - 1) if attempt else 0.0)
             try:
-                _transfer(url, part, timeout, progress)
+                _transfer(url, part, **options)
                 return url
             except requests.HTTPError as e:
                 status = e.response.status_code if e.response is not None else 0
@@ -248,13 +232,8 @@ def _transfer(url: str, part: Path, timeout: float, progress: bool | None) -> No
             if response.ok and not {"Content-Length", "Transfer-Encoding"} & set(response.headers):
                 raise requests.ConnectionError("the server does not say how long the file is")
 
-        bar: Any = tqdm(
-            desc=part.stem,
-            total=1,
-            unit="B",
-            unit_scale=True,
-            disable=None if progress is None else not progress,
-        )
+        hidden = None if progress is None else not progress
+        bar: Any = tqdm(desc=part.stem, total=1, unit="B", unit_scale=True, disable=hidden)
         stack.enter_context(bar)
         kwargs: dict[str, Any] = {"headers": headers, "timeout": timeout, "hooks": {"response": begin}}
         pooch.HTTPDownloader(progressbar=bar, chunk_size=2**12, **kwargs)(url, file, None)
@@ -321,7 +300,7 @@ def _catalog(path: Path) -> dict[int, dict[str, Any]]:
         row: dict[str, Any] = {"train_id": train_id, "ra_sdss": ra, "dec_sdss": dec, "z": z}
         row["sdssj"] = designation(ra, dec)
         # 0.000 stands for a magnitude, or an extinction, that is not known.
-        for band, mag, share in zip(BANDS, values[9:14], _EXTINCTION, strict=True):
+        for band, mag, share in zip(BANDS, values[9:14], EXTINCTION.tolist(), strict=True):
             row[f"psfmag_{band}"] = mag or math.nan
             row[f"extinction_{band}"] = round(share * values[14], 6) or math.nan
         rows[train_id] = row | derived_columns(row)
@@ -369,11 +348,7 @@ def _members(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def build_stripe82_store(
-    target: str | os.PathLike[str],
-    folder: str | os.PathLike[str] | None = None,
-    *,
-    progress: bool | None = None,
-    manifest: bool = False,
+    target: AnyPath, folder: AnyPath | None = None, *, progress: bool | None = None, manifest: bool = False
 ) -> Path:
     """Turn the public archive into one ``.zarr.zip`` of the 2020 layout: 9,258 real quasars.
 
@@ -412,18 +387,16 @@ def build_stripe82_store(
     --------
     >>> build_stripe82_store("stripe82.zarr.zip")  # doctest: +SKIP
     """
-    with Place(
-        target, manifest=manifest
-    ) as place:  # first, so that a bad target is told before a long download
+    hidden = None if progress is None else not progress
+    # The place comes first, so that a bad target is told before a long download.
+    with Place(target, manifest=manifest) as place:
         if folder is None:
             folder = fetch_stripe82(names=[CATALOG, LIGHT_CURVES], progress=progress)[CATALOG].parent
         files = [_find(Path(folder), CATALOG), _find(Path(folder), LIGHT_CURVES)]
         rows, compressor = _catalog(files[0]), blosc_codec()
         chunks: dict[int, bytes] = {}  # compressed, some 50 MB for all
         lengths, unknown = dict.fromkeys(rows, 0), 0
-        with tqdm(
-            total=len(rows), desc="light curves", disable=None if progress is None else not progress
-        ) as bar:
+        with tqdm(total=len(rows), desc="light curves", disable=hidden) as bar:
             for train_id, where, text in _members(files[1]):
                 if train_id not in rows:
                     unknown += 1
@@ -434,7 +407,10 @@ def build_stripe82_store(
                     chunks[train_id] = compressor.encode(record)
                 bar.update()
         recorded = _recorded(Path(folder))
-        source = {"about": _ABOUT, "light_curves_without_a_catalogue_row": unknown}
+        source = {
+            "about": load_json("notes.json")["stripe82"],
+            "light_curves_without_a_catalogue_row": unknown,
+        }
         for file in files:
             url = recorded.get(file.name, {}).get("url")
             source[file.name] = {"sha256": sha256(file)} | ({"url": url} if url else {})
@@ -446,9 +422,7 @@ def build_stripe82_store(
     return place.target
 
 
-def read_stripe82_fits(
-    folder: str | os.PathLike[str] | None = None, bands: Iterable[str] = BANDS
-) -> pd.DataFrame:
+def read_stripe82_fits(folder: AnyPath | None = None, bands: Iterable[str] = BANDS) -> pd.DataFrame:
     """Read the published damped random walks: one row per quasar and band.
 
     Use them beside fits of your own: they were made from the same light curves.

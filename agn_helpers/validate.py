@@ -16,7 +16,7 @@ from agn_helpers.arrays import MAX_BYTES, Layout, StoredArrays
 from agn_helpers.catalog import check_catalog
 from agn_helpers.columns import BANDS, MISSING_MAGNITUDE
 from agn_helpers.errors import StoreNotFoundError, TrainingSetError
-from agn_helpers.files import Place, checksums, manifest_beside, write_checksums
+from agn_helpers.files import AnyPath, Place, checksums, manifest_beside, write_checksums
 from agn_helpers.members import open_members
 from agn_helpers.packed import PackedArrays
 from agn_helpers.store import CATALOG, LIGHT_CURVES, TrainingSet, open_training_set
@@ -57,9 +57,7 @@ class Report(list[Finding]):
         self.extend(found or [Finding(check, "ok", fine)])
 
 
-def validate_store(
-    location: "str | os.PathLike[str]", *, max_bytes: int = MAX_BYTES, progress: bool | None = None
-) -> Report:
+def validate_store(location: AnyPath, *, max_bytes: int = MAX_BYTES, progress: bool | None = None) -> Report:
     """Read every byte of a store and say all that is wrong with it. Nothing is changed.
 
     Use it before you publish a store, and after you received one. For reading you do not need it:
@@ -260,7 +258,7 @@ def _catalogue(training_set: TrainingSet) -> Iterator[tuple[Level, str]]:
 # -- checksums that travel beside the store ---------------------------------------------------------
 
 
-def write_manifest(location: "str | os.PathLike[str]") -> Path:
+def write_manifest(location: AnyPath) -> Path:
     """Write the SHA-256 of a store's file, or of each file of a folder, beside the store.
 
     A zip has a checksum in it, a folder has none: one flipped bit in it may give wrong numbers without any
@@ -318,13 +316,14 @@ def _manifest(path: Path) -> tuple[list[tuple[Level, str]], str]:
         found = {name.partition("/")[2]: digest for name, digest in checksums(path, path.name).items()}
     except (OSError, ValueError) as e:  # a TrainingSetError about the store is a ValueError too
         return [("error", f"{manifest.name} cannot be compared: {e}")], ""
-    changed = sorted(n for n in listed.keys() & found.keys() if listed[n] != found[n])
-    problems: list[tuple[Level, str]] = []
-    for what, names in (
-        ("changed", changed),
-        ("vanished", sorted(listed.keys() - found.keys())),
-        ("came in addition", sorted(found.keys() - listed.keys())),
-    ):
-        if names:
-            problems.append(("error", f"{len(names):,} files {what}: {_few(n or path.name for n in names)}"))
+    differences = {
+        "changed": {n for n in listed.keys() & found.keys() if listed[n] != found[n]},
+        "vanished": listed.keys() - found.keys(),
+        "came in addition": found.keys() - listed.keys(),
+    }
+    problems: list[tuple[Level, str]] = [
+        ("error", f"{len(names):,} files {what}: {_few(n or path.name for n in sorted(names))}")
+        for what, names in differences.items()
+        if names
+    ]
     return problems, f"{len(listed):,} files as in {manifest.name}"
