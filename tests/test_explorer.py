@@ -437,7 +437,8 @@ def test_a_phone_can_use_it(chromium, site):
         )
         assert small == 0
         tab.locator("[data-step='1']").tap()
-        summary_of(tab, 68)
+        with agn.open_training_set() as store:
+            summary_of(tab, min(i for i in store.catalog(columns=["z"]).index if i > 66))
         tab.locator(".explorer-row-box > summary").tap()
         column = tab.locator(".explorer-columns li").first
         column.locator("button").tap()
@@ -460,7 +461,8 @@ def odd_site(odd_store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd-site")
     book = folder / "book"
     book.mkdir()
-    for name in ("_config.yml", "_ext", "_static", "reference"):
+    (book / "reference").mkdir()
+    for name in ("_config.yml", "_ext", "_static", "reference/references.bib"):
         (book / name).symlink_to(ROOT / name)
     (book / "_toc.yml").write_text("format: jb-book\nroot: index\n")
     (book / "index.md").write_text(BOOK)
@@ -476,7 +478,7 @@ def odd_site(odd_store, tmp_path_factory):
         text=True,
         check=False,
     )
-    assert "explorer" not in built.stderr
+    assert built.returncode == 0, built.stderr
     return folder / "html"
 
 
