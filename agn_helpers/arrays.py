@@ -378,7 +378,8 @@ def _room(size: int) -> int:
 
 def _bounded(shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int, limit: int) -> int:
     """Return the size of one chunk in bytes, or raise if shape and chunks are impossible or too large."""
-    if len(shape) != len(chunks) or len(shape) > 32 or 0 in chunks or not itemsize:
+    # NumPy before 2.2 lets the size of an enormous text overflow, below zero.
+    if len(shape) != len(chunks) or len(shape) > 32 or 0 in chunks or itemsize < 1:
         raise DamagedStoreError(f"shape {str(shape)[:60]}, chunks {str(chunks)[:60]} do not fit each other.")
     chunk = math.prod(chunks) * itemsize
     if (size := max(math.prod(shape) * itemsize, chunk)) > limit:

@@ -287,6 +287,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--times", action="store_true", help="measure again what varies")
     parser.add_argument("paths", nargs="*", type=Path, metavar="NOTEBOOK")
     options = parser.parse_args(arguments)
+    if lost := [str(path) for path in options.paths if not path.is_file()]:
+        known = ", ".join(f"notebooks/{path.name}" for path in notebooks())
+        parser.error(f"there is no {lost[0]}; the chapters are {known}")
     changed = []
     for path in options.paths or notebooks():
         start = time.perf_counter()
