@@ -133,6 +133,12 @@ def small(executed, tmp_path):
     return Path(shutil.copy(executed, tmp_path))
 
 
+def test_a_name_that_is_no_notebook_is_answered_with_those_there_are(capsys):
+    with pytest.raises(SystemExit):
+        execute.main(["--check", "02_catalogue"])
+    assert "there is no 02_catalogue; the chapters are notebooks/01_store" in capsys.readouterr().err
+
+
 def test_executing_twice_gives_the_same_file(small):
     before = small.read_bytes()
     assert execute.main(["--check", str(small)]) == 0

@@ -9,6 +9,7 @@ import zipfile
 from urllib.parse import parse_qs, urlsplit
 
 import build_book
+import editions
 import execute
 import nbformat
 import pytest
@@ -190,6 +191,18 @@ def test_failing_cell_stops_and_is_named(small_book, small_store, capsys):
     message = capsys.readouterr().err
     assert "01_short.ipynb, cell 2 of 2, stopped" in message
     assert "this store has no redshift" in message
+
+
+@pytest.mark.parametrize("kind", ["packed", "challenge"])
+def test_store_of_another_layout_is_told_at_once(small_book, small_store, tmp_path, capsys, kind):
+    import agn_helpers as agn
+
+    other = tmp_path / "other.zarr.zip" if kind == "packed" else editions.write_challenge(tmp_path / "dc")
+    if kind == "packed":
+        agn.pack_store(small_store, other)
+    assert build_book.main(["--store", str(other)]) == 1
+    assert "it has not the layout that the book explains" in capsys.readouterr().err
+    assert not (small_book / "_build").exists()
 
 
 def test_wrong_path_is_told_at_once_and_nothing_is_made(small_book, capsys):

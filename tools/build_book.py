@@ -68,11 +68,18 @@ def resolve(store: str) -> str:
         A path as the user typed it, seen from the folder where the command was given,
         or one of the names that `agn_helpers` knows, such as `sciserver`.
     """
-    from agn_helpers import open_training_set
+    import zarr
+
+    from agn_helpers import TrainingSet, open_training_set
 
     location = str(Path(store).resolve()) if Path(store).exists() else store
-    with open_training_set(location):
-        return location
+    with open_training_set(location) as training_set:
+        if type(training_set) is not TrainingSet or isinstance(training_set.root["catalog"], zarr.Group):
+            raise ValueError(
+                f"{store} can be read, but it has not the layout that the book explains, one array for each "
+                "light curve. Take the store that a packed copy was made from, or one of the 2020 edition."
+            )
+    return location
 
 
 def store_name(location: str) -> str:
