@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from agn_helpers.arrays import MAX_BYTES
+from agn_helpers.environment import check
 from agn_helpers.errors import StoreNotFoundError, TrainingSetError
 from agn_helpers.files import Place
 from agn_helpers.validate import validate_store, write_manifest
@@ -27,8 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--from", dest="addresses", action="append", metavar="URL", help="a mirror; may be given again"
     )
     command.add_argument("--quiet", action="store_true", help="no progress bars")
+    command = commands.add_parser("check", help="look whether this Python has all that the book needs")
+    command.add_argument("--module-only", action="store_true", help="leave out what only the chapters need")
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.command == "check":
+            return _check(chapters=not chosen.module_only)
         if chosen.command == "fetch-stripe82":
             return _fetch_stripe82(chosen)
         if chosen.command == "manifest":
@@ -43,6 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     sys.stdout.write(f"{report}\n{chosen.path}: {'ok' if report.ok else 'NOT ok'}\n")
     return 0 if report.ok else 1
+
+
+def _check(chapters: bool) -> int:
+    found = check(chapters)
+    for finding in found:
+        sys.stdout.write(f"{finding}\n")
+    wrong = sum(not finding.ok for finding in found)
+    sys.stdout.write(f"{wrong} to mend, from the top; then type this again\n" if wrong else "complete\n")
+    return 1 if wrong else 0
 
 
 def _fetch_stripe82(chosen: argparse.Namespace) -> int:

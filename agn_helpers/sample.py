@@ -591,6 +591,11 @@ def build_sample_store(
     return path
 
 
+def sample_path() -> Path:
+    """Return where the default sample store stands, or will: in the user's cache folder."""
+    return platformdirs.user_cache_path("agn_helpers") / f"sample-{_VERSION}.zarr.zip"
+
+
 def sample_store(progress: bool | None = None) -> Path:
     """Return the path of the default sample store; build it in the user's cache folder on first use.
 
@@ -606,10 +611,9 @@ def sample_store(progress: bool | None = None) -> Path:
     pathlib.Path
         A ``.zarr.zip`` of 500 quasars. Read it, do not change it: delete it to have it built again.
     """
-    folder = platformdirs.user_cache_path("agn_helpers")
-    path = folder / f"sample-{_VERSION}.zarr.zip"
+    path = sample_path()
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(TargetExistsError):  # another process was first, with equal bytes
             _write(path, 500, SAMPLE_SEED, progress)
     return path

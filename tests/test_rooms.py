@@ -19,6 +19,7 @@ ROOMS = sorted(p.stem for p in PACKAGE.glob("*.py") if not p.stem.startswith("__
 ARROWS = {
     "errors": set(),
     "files": {"errors", "members"},
+    "environment": set(),
     "columns": {"errors"},
     "codecs": {"errors"},
     "members": {"errors"},
@@ -147,4 +148,4 @@ def code_lines(path):
 def test_the_module_fits_in_a_head():
     """What only builds, measures or attacks the book belongs outside; what is here stays small."""
     count = {p.stem: code_lines(p) for p in PACKAGE.glob("*.py")}
-    assert sum(count.values()) <= 3850, f"{sum(count.values())} lines of code: {count}"
+    assert sum(count.values()) <= 3900, f"{sum(count.values())} lines of code: {count}"

