@@ -13,7 +13,7 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +21,11 @@ import numcodecs
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
-from zarr.abc.store import Store
 
 from agn_helpers.arrays import Layout, StoredArrays, dtype_of
 from agn_helpers.errors import DamagedStoreError, InvalidValueError
 from agn_helpers.files import AnyPath, Place, write_zip
-from agn_helpers.members import Members, ObjectMembers
+from agn_helpers.members import ObjectMembers
 
 __all__ = ["PackedArrays", "pack_store"]
 
@@ -45,7 +44,7 @@ CACHED = 64
 MARK = "packed"
 
 
-class PackedArrays:
+class PackedArrays(StoredArrays):
     """A packed store that answers as `agn_helpers.arrays.StoredArrays` does for the original.
 
     Parameters
@@ -57,8 +56,8 @@ class PackedArrays:
     """
 
     def __init__(self, arrays: StoredArrays, about: Any) -> None:
+        vars(self).update(vars(arrays))
         self.stored = arrays
-        self.path, self.format = arrays.path, arrays.format
         self._load = functools.lru_cache(CACHED)(self._block)
         self._column = functools.cache(self._layout_of)
         try:
@@ -81,30 +80,17 @@ class PackedArrays:
     def close(self) -> None:
         """Let go of the file and of what is unpacked."""
         self._load.cache_clear()
+        super().close()
         self.stored.close()
-
-    @property
-    def members(self) -> Members:
-        """Where the bytes come from."""
-        return self.stored.members
-
-    @property
-    def zarr_store(self) -> Store:
-        """A read-only Zarr store over the packed arrays."""
-        return self.stored.zarr_store
-
-    def attrs(self, path: str = "") -> dict[str, Any]:
-        """Return the attributes of the original group or array."""
-        return self.stored.attrs(path)
 
     def kind(self, path: str) -> Literal["array", "group"] | None:
         """Return what stands at `path` in the original."""
-        kind = self.stored.kind(path)
+        kind = super().kind(path)
         return "array" if path == "catalog" and kind == "group" else kind
 
     def children(self, group: str) -> list[str]:
         """Return the names below `group` in the original, in text order."""
-        return sorted(map(str, self.ids.tolist())) if group == "sdss_lc" else self.stored.children(group)
+        return sorted(map(str, self.ids.tolist())) if group == "sdss_lc" else super().children(group)
 
     def layout(self, path: str) -> Layout:
         """Return shape and dtype of the original array at `path`."""
@@ -113,14 +99,6 @@ class PackedArrays:
             return Layout(shape, shape, self.fields, self.fields, ())
         start, stop = self._rows(path)
         return Layout((stop - start,), (stop - start,), self.dtype, self.dtype, ())
-
-    def read(self, path: str, fields: Sequence[str] | None = None) -> npt.NDArray[Any]:
-        """Return one original array, or only some `fields` of it."""
-        layout = self.layout(path)
-        dtype = layout.dtype if fields is None else np.dtype([(f, layout.dtype[f]) for f in fields])
-        out = np.empty(layout.shape, dtype)
-        self.read_into(out, path, layout)
-        return out
 
     def read_into(self, out: npt.NDArray[Any], path: str, layout: Layout) -> None:
         """Fill `out` with the original array at `path`, or with those of its fields that `out` has."""
@@ -175,9 +153,8 @@ class PackedArrays:
     def _read_ahead(self, name: str, first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]) -> None:
         """Ask object storage for all chunks of one column at once."""
         if isinstance(self.members, ObjectMembers):
-            chunks = sorted(
-                {i for a, b in set(zip(first.tolist(), last.tolist(), strict=True)) for i in range(a, b + 1)}
-            )
+            spans = set(zip(first.tolist(), last.tolist(), strict=True))
+            chunks = sorted({i for a, b in spans for i in range(a, b + 1)})
             if len(chunks) > 1:
                 names = [f"sdss_lc/columns/{name}/c/{i}" for i in chunks]
                 self.members.read_ahead(names, 2 * self.stored.max_bytes)
