@@ -391,16 +391,11 @@ def test_all_works_by_keyboard(tab):
     tab.keyboard.type("3")
     count = tab.locator(".explorer-count").inner_text()
     assert count != "500 of 500 sources left."
-    seen = []
     for _ in range(40):
         tab.keyboard.press("Tab")
-        name = tab.evaluate(
-            "(e => e.name || e.dataset.step || e.value || e.textContent)(document.activeElement)"
-        )
-        seen.append(name)
-        if name == "1":
+        assert tab.evaluate("!document.activeElement.closest('.explorer-plot')"), "a picture takes no keys"
+        if tab.evaluate("document.activeElement.dataset.step") == "1":
             break
-    assert "canvas" not in seen
     tab.keyboard.press("Enter")
     first = tab.evaluate(DATA, "shown")["id"]
     start = tab.evaluate("document.querySelector('.explorer-go').elements.id.value")

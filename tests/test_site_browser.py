@@ -72,6 +72,10 @@ def visit(tab, url):
     tab.goto(url, wait_until="load")
     tab.wait_for_function("() => !window.MathJax?.startup || window.MathJax.startup.promise")
     tab.evaluate("() => window.MathJax?.startup?.promise")
+    # The explorer draws, loads the light curve of a source, and then says which one it is.
+    tab.wait_for_function(
+        "() => [...document.querySelectorAll('.explorer-summary')].every(e => e.textContent)"
+    )
 
 
 @pytest.mark.parametrize("where", ["server", "folder"])
