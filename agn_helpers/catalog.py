@@ -1,7 +1,7 @@
 """The catalogue: one row per quasar with honest types, and a check of its derived columns."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -73,9 +73,7 @@ def catalog_frame(record: npt.NDArray[Any]) -> pd.DataFrame:
     if len(ids) and ids[-1] > np.iinfo(np.int64).max:
         raise DamagedStoreError(f"The train_id {ids[-1]} is larger than any id can be.")
     columns: dict[str, Any] = {}
-    for name in record.dtype.names or ():
-        if name == "train_id":
-            continue
+    for name in [n for n in record.dtype.names or () if n != "train_id"]:
         values = record[name]
         missing = missing_mask(name, values)
         if values.dtype.kind in "iu":
@@ -87,9 +85,8 @@ def catalog_frame(record: npt.NDArray[Any]) -> pd.DataFrame:
             columns[name] = values
     index = pd.Index(record["train_id"].astype(np.int64), name="train_id")
     if broken := [n for n, v in columns.items() if not is_text(v)]:
-        raise DamagedStoreError(
-            f"A text in the catalogue's column {broken[0]!r} is none: a byte was changed."
-        )
+        msg = f"A text in the catalogue's column {broken[0]!r} is none: a byte was changed."
+        raise DamagedStoreError(msg)
     texts = {n: v.astype(str).astype(object) for n, v in columns.items() if v.dtype.kind == "S"}
     return pd.DataFrame(columns | texts, index=index)
 
@@ -160,11 +157,12 @@ def magnitude_to_flux(magnitude: npt.ArrayLike, band: str) -> Numbers:
 
 
 Recipe = tuple[tuple[str, ...], Callable[..., Numbers]]
+Recipes = dict[str, Recipe]  # by what is wrong with it
 
 
-def _recipes() -> dict[str, tuple[str, Recipe, dict[str, Recipe]]]:
+def _recipes() -> dict[str, tuple[str, Recipe, Recipes]]:
     """Return, per derived column: its definition in words, how to compute it, known wrong ways."""
-    recipes: dict[str, tuple[str, Recipe, dict[str, Recipe]]] = {}
+    recipes: dict[str, tuple[str, Recipe, Recipes]] = {}
     for new, old in (("psPm[0]", "pmra"), ("psPm[1]", "pmdec"), ("psParallax", "parallax")):
         recipes[new] = (old, ((old,), np.asarray), {})
     for b in BANDS:
@@ -182,17 +180,14 @@ def _recipes() -> dict[str, tuple[str, Recipe, dict[str, Recipe]]]:
             {"is not corrected for extinction": (raw, np.subtract)},
         )
     for b in BANDS:
-        wrong: dict[str, Recipe] = {}
+        wrong: Recipes = {}
         if AB_CORRECTION[b]:
             wrong["has the AB correction with the wrong sign"] = _flux(b, b, -1)
             wrong["has no AB correction"] = _flux(b, b, 0)
-        for other in BANDS:
-            if other != b:
-                wrong[f"is the flux of the {other} magnitude"] = _flux(other, b, 0)
-        wrong["is not corrected for extinction"] = (
-            (f"psfmag_{b}",),
-            lambda m, b=b: magnitude_to_flux(m + AB_CORRECTION[b], b),
-        )
+        wrong |= {
+            f"is the flux of the {other} magnitude": _flux(other, b, 0) for other in BANDS if other != b
+        }
+        wrong["is not corrected for extinction"] = (f"psfmag_{b}",), _flux(b, b, 1)[1]
         recipes[f"psFlux[{b}]"] = (f"flux of dered_{b}, AB, in nJy", _flux(b, b, 1), wrong)
     return recipes
 
@@ -259,7 +254,7 @@ def check_catalog(frame: pd.DataFrame, *, rtol: float = 1e-5, atol: float = 2e-6
         if not known.any() and not lopsided.any():
             finding = "nothing to check"
         elif (bad := known & ~good).any():
-            finding = _looks_like(stored, expected, scale, bad, tolerance, wrong, frame)
+            finding = _looks_like(frame[bad], stored[bad], expected[bad], scale[bad], tolerance, wrong)
         elif lopsided.any():
             finding = "is missing, or present, where its ingredients are not"
         rows[name] = {
@@ -272,9 +267,7 @@ def check_catalog(frame: pd.DataFrame, *, rtol: float = 1e-5, atol: float = 2e-6
     if not rows:
         msg = "No derived column (dered_*, stdColor[*], psFlux[*] ...) with its ingredients is here."
         raise UnknownColumnError(f"{msg} Pass the whole catalogue: check_catalog(ts.catalog())")
-    report = pd.DataFrame.from_dict(rows, orient="index")
-    report.index.name = "column"
-    return report
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("column")
 
 
 def _compute(recipe: Recipe, frame: pd.DataFrame) -> Numbers:
@@ -283,21 +276,14 @@ def _compute(recipe: Recipe, frame: pd.DataFrame) -> Numbers:
 
 
 def _looks_like(
-    stored: Numbers,
-    expected: Numbers,
-    scale: Numbers,
-    bad: npt.NDArray[np.bool_],
-    tolerance: float,
-    wrong: Mapping[str, Recipe],
-    frame: pd.DataFrame,
+    frame: pd.DataFrame, stored: Numbers, expected: Numbers, scale: Numbers, tolerance: float, wrong: Recipes
 ) -> str:
-    """Return the known mistake that explains every deviating row, or the deviation in numbers."""
+    """Return the known mistake that explains every row, or the deviation in numbers."""
     for words, recipe in wrong.items():
-        if set(recipe[0]) <= set(frame):
-            guess = _compute(recipe, frame)
-            if (np.abs(stored - guess)[bad] <= tolerance * scale[bad]).all():
-                return words
-    differences = (stored - expected)[bad]
-    if np.ptp(differences) <= 10 * tolerance * np.median(scale[bad]):
+        here = set(recipe[0]) <= set(frame)
+        if here and (np.abs(stored - _compute(recipe, frame)) <= tolerance * scale).all():
+            return words
+    differences = stored - expected
+    if np.ptp(differences) <= 10 * tolerance * np.median(scale):
         return f"differs by a constant, {np.median(differences):.4g}"
-    return f"differs by {np.median(differences / scale[bad]):.3g} in the median, not by a constant"
+    return f"differs by {np.median(differences / scale):.3g} in the median, not by a constant"

@@ -4,6 +4,7 @@ The answer never depends on who computes it. Each worker opens the store once, w
 curves at a time, and only a few batches wait at once, so that memory does not grow with the store.
 """
 
+import functools
 import itertools
 import multiprocessing
 import os
@@ -17,7 +18,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from multiprocessing.context import BaseContext
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -163,7 +163,7 @@ def map_light_curves(
                     values.append(value)
                     failures.append(None if error is None else f"{type(error).__name__}: {error}")
                 bar.update(len(outcomes))
-    except (BrokenProcessPool, _LostError) as e:
+    except BrokenProcessPool as e:
         msg = (
             f"A worker ended without an answer, on train_id {wanted[len(values)]} or one of the next. It may "
             "have run out of memory, the function may end Python, or a script lacks "
@@ -182,7 +182,7 @@ def _processors() -> int:
 def _checked_ids(training_set: TrainingSet, ids: Iterable[int] | None) -> list[int]:
     known = training_set.light_curve_ids()
     if ids is None:
-        return [int(i) for i in known]
+        return list(known.tolist())
     wanted = pd.array(list(ids))
     if len(wanted) and not pd.api.types.is_integer_dtype(wanted.dtype):
         msg = f"ids are {wanted.dtype} (the first is {wanted[0]!r}), not integers. For all: leave ids out."
@@ -190,7 +190,7 @@ def _checked_ids(training_set: TrainingSet, ids: Iterable[int] | None) -> list[i
     numbers: npt.NDArray[np.int64] = wanted.to_numpy(dtype=np.int64)
     for unknown in numbers[~np.isin(numbers, known)]:
         training_set.raw_light_curve(int(unknown))  # it knows how to say which ids are near
-    return [int(i) for i in numbers]
+    return list(numbers.tolist())
 
 
 def _failed(train_id: int, name: str | None, error: Exception) -> LightCurveFailedError:
@@ -234,10 +234,6 @@ def _column(values: list[Any]) -> Any:
 # Each takes the task and the batches and yields, in their order, one list of outcomes per batch.
 
 
-class _LostError(Exception):
-    """A cluster gave a task up because its workers died."""
-
-
 def in_order(submit: Callable[[Any], Any], batches: Iterator[Any], ahead: int) -> Iterator[Any]:
     """Keep at most `ahead` batches under way and yield their results in order."""
     waiting: deque[Any] = deque()
@@ -273,7 +269,7 @@ _stop: Any = None
 _busy = False
 
 
-def _context() -> BaseContext:
+def _context() -> Any:
     # A copy (fork) of a process with threads can hang, and Zarr and Jupyter have threads.
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -369,9 +365,7 @@ def _by_processes(task: Task, batches: Iterator[list[int]], workers: int) -> Out
 
     context = _context()
     stop = context.RawValue("b", 0)
-    pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(_packed(task), stop)
-    )
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (_packed(task), stop))
     finished = False
     try:
         for packed in in_order(lambda batch: pool.submit(_work, batch), batches, 2 * workers):
@@ -415,12 +409,11 @@ def _by_dask(task: Task, batches: Iterator[list[int]], workers: int) -> Outcomes
     there = client.scatter(task, broadcast=True, hash=False)  # each worker opens the store once
     ahead = 2 * max(1, sum(client.ncores().values()))
     try:
-        for packed in in_order(
-            lambda batch: client.submit(_work_on, there, batch, pure=False), batches, ahead
-        ):
+        submit = functools.partial(client.submit, _work_on, there, pure=False)
+        for packed in in_order(submit, batches, ahead):
             yield cloudpickle.loads(packed)
-    except KilledWorker as e:
-        raise _LostError(str(e)) from e
+    except KilledWorker as e:  # a cluster gave a task up because its workers died
+        raise BrokenProcessPool(str(e)) from e
 
 
 def _current_client() -> Any:
