@@ -97,6 +97,11 @@ def test_version_that_is_too_old(version, capsys, pretend):
     assert line.endswith('-m pip install "numcodecs>=0.16.6"')
 
 
+def test_trial_version_of_a_later_one_is_late_enough(capsys, pretend):
+    pretend("numcodecs", "0.17.0rc1")
+    assert shown(capsys)[0] == 0
+
+
 def test_version_that_is_too_new(capsys, pretend):
     pretend("zarr", "4.0.0")
     status, lines = shown(capsys)

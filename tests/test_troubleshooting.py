@@ -83,6 +83,8 @@ def said(row):
 
 @pytest.mark.parametrize(("row", "cause"), list(zip(ROWS, CAUSES, strict=False)), ids=ROWS[: len(CAUSES)])
 def test_message_is_the_one_on_the_page(row, cause, tmp_path):
+    if cause is write_into_a_column and pd.__version__ < "3":
+        pytest.skip("pandas 2 lets one write into the array behind a column")
     with agn.open_training_set() as ts, pytest.raises(Exception) as caught:  # noqa: PT011  (below)
         cause(tmp_path, ts)
     message = f"{type(caught.value).__name__}: {caught.value}"
