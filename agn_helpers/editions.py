@@ -63,21 +63,18 @@ class _Tables(TrainingSet):
         self.location = str(self._folder)
         self._options = options
         self._root = None
-        absent = [name for name in self.files[:2] if not (self._folder / name).is_file()]
-        if absent:
+        if absent := [name for name in self.files[:2] if not (self._folder / name).is_file()]:
             msg = f"{self.location} holds only part of this edition: {absent[0]} is missing. Put it beside."
             raise NotATrainingSetError(msg)
         schema = self._parquet(self.files[0]).schema_arrow
         # pandas may have kept the index in a column without a name.
-        self._stored_index = next(
-            (n for n in (self.index, "__index_level_0__") if n in schema.names), self.index
-        )
-        if self._stored_index not in schema.names:
+        found = [n for n in (self.index, "__index_level_0__") if n in schema.names]
+        if not found:
             msg = f"{self._folder / self.files[0]} has no column {self.index!r}. Is it another table?"
             raise NotATrainingSetError(msg)
-        stored = [n for n in schema.names if n != self._stored_index]
+        self._stored_index = found[0]
         self._renamed: dict[str, str] = load_json("editions.json")[type(self).__name__]
-        self._stored = {self._renamed.get(n, n): n for n in stored}
+        self._stored = {self._renamed.get(n, n): n for n in schema.names if n != found[0]}
         self._connect()
 
     def _connect(self) -> None:
@@ -132,8 +129,7 @@ class _Tables(TrainingSet):
 
     def catalog(self, columns: Iterable[str] | None = None) -> pd.DataFrame:
         """Return the catalogue, as `TrainingSet.catalog` does; warn of identifiers that were damaged."""
-        see = "List all: ts.column_definitions()"
-        known = self._columns()
+        known, see = self._columns(), "List all: ts.column_definitions()"
         names = known if columns is None else check_names(columns, known, "the catalogue", see)
         names = [n for n in dict.fromkeys(names) if n != "train_id"]
         try:
@@ -146,12 +142,9 @@ class _Tables(TrainingSet):
             msg = f"{self.files[0]}: {self._stored_index} is missing in a row, or stands there twice."
             raise DamagedStoreError(msg)
         out = {n: _honest(n, table[self._stored[n]]) for n in names}
-        damaged = [n for n in names if n in IDS and _rounded(n, table[self._stored[n]], out[n])]
-        if damaged:
-            msg = (
-                f"{', '.join(damaged)} of {self.files[0]} went through float64, which rounded the last "
-                "digits. Do not match other catalogues by them; match positions instead."
-            )
+        if damaged := [n for n in names if n in IDS and _rounded(n, table[self._stored[n]], out[n])]:
+            msg = f"{', '.join(damaged)} of {self.files[0]} went through float64, which rounded the last digits."
+            msg += " Do not match other catalogues by them; match positions instead."
             warnings.warn(msg, DamagedIdsWarning, stacklevel=2)
         return pd.DataFrame(out).set_axis(pd.Index(index.astype(np.int64), name="train_id"))
 
@@ -206,8 +199,7 @@ class Edition2021(_Tables):
     files = ("AllMasters.parquet", "LCs.zarr.zip", "meta.yaml")
 
     def _connect(self) -> None:
-        options: dict[str, Any] = dict(self._options)
-        self._open = StoredArrays(self._folder / self.files[1], **options)
+        self._open = StoredArrays(self._folder / self.files[1], **self._options)
 
     def _definitions(self) -> dict[str, str]:
         path = self._folder / self.files[2]

@@ -92,25 +92,26 @@ class FeatureWriter:
         self.columns = {str(name): _storable(str(name), dtype) for name, dtype in columns.items()}
         if os.fspath(path).endswith(".zip") or "://" in os.fspath(path):
             msg = (
-                f"{os.fspath(path)!r} is not a folder. A zip has one index at its end, which writers "
-                "overwrite for each other. Write to a folder first, then: seal_zip(folder, zip)"
+                f"{os.fspath(path)!r} is not a folder. A zip has one index, which writers overwrite for each "
             )
-            raise UnsafeWriteError(msg)
+            raise UnsafeWriteError(f"{msg}other. Write to a folder first, then: seal_zip(folder, zip)")
         self._place: Place | None = Place(path, folder=True, manifest=manifest)
         self._folder = self._place.temporary
         try:
-            root = zarr.create_group(
-                self._folder, attributes={**(attrs or {}), "columns": list(self.columns)}
-            )
+            about: dict[str, Any] = {**(attrs or {}), "columns": list(self.columns)}
+            root = zarr.create_group(self._folder, attributes=about)
+            codec = ZstdCodec(level=3, checksum=True)  # a folder has no other checksum
             for name, dtype in {INDEX: np.dtype(np.int64), **self.columns}.items():
                 nullable = isinstance(dtype, pd.Int64Dtype)
+                kind = np.int64 if nullable else dtype
+                about = {"missing_value": MISSING_INTEGER} if nullable else {}
                 root.create_array(
                     name,
                     shape=(self.n,),
                     chunks=(self.chunk,),
-                    dtype=np.int64 if nullable else dtype,
-                    compressors=ZstdCodec(level=3, checksum=True),  # a folder has no other checksum
-                    attributes={"missing_value": MISSING_INTEGER} if nullable else {},
+                    dtype=kind,
+                    compressors=codec,
+                    attributes=about,
                 )
         except BaseException:
             self.discard()
@@ -172,15 +173,11 @@ class FeatureWriter:
             raise UnsafeWriteError("Only the process that made this writer can finish it, and only once.")
         try:
             for i, (start, stop) in enumerate(self.regions):
-                missing = [
-                    n for n in [*self.columns, INDEX] if not (self._folder / n / "c" / str(i)).exists()
-                ]
-                if missing:
-                    msg = (
-                        f"Rows {start} to {stop} of {missing[0]!r} were never written: did a worker die? "
-                        "Nothing was kept. Run it again, and wait for every worker's answer."
-                    )
-                    raise UnsafeWriteError(msg)
+                for name in [*self.columns, INDEX]:
+                    if not (self._folder / name / "c" / str(i)).exists():
+                        msg = f"Rows {start} to {stop} of {name!r} were never written: did a worker die? "
+                        again = "Nothing was kept. Run it again, and wait for every worker's answer."
+                        raise UnsafeWriteError(msg + again)
             for leftover in self._folder.rglob(f"*{LEFTOVER}"):
                 leftover.unlink()
             ids = pd.Index(_read(self._folder, [INDEX])[INDEX])
@@ -309,17 +306,13 @@ def _blocks(
 
 def _storable(name: str, dtype: Any) -> Any:
     dtype = pd.api.types.pandas_dtype(dtype)
-    if isinstance(dtype, pd.Int64Dtype) or (isinstance(dtype, np.dtype) and dtype.kind in "biuf"):
-        if name and name != INDEX and not set(name) & set("/\\") and not name.startswith((".", "__")):
-            return dtype
-        raise InvalidValueError(
-            f"{name!r} cannot name a column of a store. Use: features.rename(columns=...)"
-        )
-    msg = (
-        f"The column {name!r} holds {dtype}; only numbers, booleans and Int64 are stored. Leave it out: "
-        f"features.drop(columns={name!r})"
-    )
-    raise InvalidValueError(msg)
+    if not (isinstance(dtype, pd.Int64Dtype) or (isinstance(dtype, np.dtype) and dtype.kind in "biuf")):
+        msg = f"The column {name!r} holds {dtype}; only numbers, booleans and Int64 are stored. Leave it out:"
+        raise InvalidValueError(f"{msg} features.drop(columns={name!r})")
+    if not name or name == INDEX or set(name) & set("/\\") or name.startswith((".", "__")):
+        msg = f"{name!r} cannot name a column of a store. Use: features.rename(columns=...)"
+        raise InvalidValueError(msg)
+    return dtype
 
 
 def _check_frame(frame: pd.DataFrame, columns: Mapping[str, Any]) -> None:
