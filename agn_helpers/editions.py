@@ -143,8 +143,8 @@ class _Tables(TrainingSet):
             raise DamagedStoreError(msg)
         out = {n: _honest(n, table[self._stored[n]]) for n in names}
         if damaged := [n for n in names if n in IDS and _rounded(n, table[self._stored[n]], out[n])]:
-            msg = f"{', '.join(damaged)} of {self.files[0]} went through float64, which rounded the last digits."
-            msg += " Do not match other catalogues by them; match positions instead."
+            msg = f"{', '.join(damaged)} of {self.files[0]} went through float64, which rounded the last"
+            msg += " digits. Do not match other catalogues by them; match positions instead."
             warnings.warn(msg, DamagedIdsWarning, stacklevel=2)
         return pd.DataFrame(out).set_axis(pd.Index(index.astype(np.int64), name="train_id"))
 
@@ -199,7 +199,8 @@ class Edition2021(_Tables):
     files = ("AllMasters.parquet", "LCs.zarr.zip", "meta.yaml")
 
     def _connect(self) -> None:
-        self._open = StoredArrays(self._folder / self.files[1], **self._options)
+        options: dict[str, Any] = dict(self._options)
+        self._open = StoredArrays(self._folder / self.files[1], **options)
 
     def _definitions(self) -> dict[str, str]:
         path = self._folder / self.files[2]

@@ -91,10 +91,9 @@ class FeatureWriter:
         self.n, self.chunk = int(n), int(chunk)
         self.columns = {str(name): _storable(str(name), dtype) for name, dtype in columns.items()}
         if os.fspath(path).endswith(".zip") or "://" in os.fspath(path):
-            msg = (
-                f"{os.fspath(path)!r} is not a folder. A zip has one index, which writers overwrite for each "
-            )
-            raise UnsafeWriteError(f"{msg}other. Write to a folder first, then: seal_zip(folder, zip)")
+            msg = f"{os.fspath(path)!r} is not a folder. A zip has one index at its end, which writers"
+            msg += " overwrite for each other. Write to a folder first, then: seal_zip(folder, zip)"
+            raise UnsafeWriteError(msg)
         self._place: Place | None = Place(path, folder=True, manifest=manifest)
         self._folder = self._place.temporary
         try:
