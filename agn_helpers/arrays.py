@@ -26,7 +26,7 @@ from zarr.abc.store import Store
 from zarr.buffer.cpu import Buffer
 from zarr.storage import MemoryStore
 
-from agn_helpers.codecs import Decoder, decoder
+from agn_helpers.codecs import Decoder, decoder, try_unpacking
 from agn_helpers.errors import DamagedStoreError, LimitError, NotATrainingSetError, TrainingSetError
 from agn_helpers.members import ObjectMembers, ZipMembers, open_members
 
@@ -279,9 +279,13 @@ class StoredArrays:
         try:
             array: Any = zarr.open_array(MemoryStore(copies), path=path, mode="r", zarr_format=self.format)
             stored = array.shards or array.chunks
+            itemsize = None if (dtype := np.dtype(array.dtype)).hasobject else dtype.itemsize
+            codecs = _json(copies[f"{path}/zarr.json"].to_bytes(), path)["codecs"]
             for index in _grid(array.shape, stored):
                 name = f"{path}/{array.metadata.encode_chunk_key(index)}"
-                if name not in copies and self.missing_chunks == "error":
+                if name in copies:
+                    try_unpacking(copies[name].to_bytes(), codecs, stored, itemsize, _room(self.max_bytes))
+                elif self.missing_chunks == "error":
                     raise self._missing(name)
             return np.asarray(array[...], array.dtype)  # of 0-d texts Zarr returns a shorter scalar
         except TrainingSetError:

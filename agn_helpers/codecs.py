@@ -7,17 +7,18 @@ each compressor's output is bounded before it is unpacked, or while it is.
 import bz2
 import functools
 import lzma
+import math
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numcodecs
 
 from agn_helpers.errors import DamagedStoreError
 
-__all__ = ["Decoder", "decoder"]
+__all__ = ["Decoder", "decoder", "try_unpacking"]
 
 Decoder = Callable[[Any], Any]
 
@@ -63,6 +64,60 @@ def decoder(config: Any, limit: int, v3: bool = False) -> Decoder:
         raise DamagedStoreError(f"the codec {name!r} cannot be set up: {e}.") from e
     guard = GUARDS.get(name)
     return functools.partial(guard, decode, limit) if guard else decode
+
+
+def try_unpacking(data: Any, codecs: Any, shape: Sequence[int], itemsize: int | None, limit: int) -> None:
+    """Unpack a chunk that Zarr itself will read, bounded, so that Zarr unpacks nothing larger.
+
+    Parameters
+    ----------
+    data : bytes
+        The chunk as stored.
+    codecs : list of dict
+        Of Zarr format 3, shards included (Zarr's specification of the codec ``sharding_indexed``).
+    shape : sequence of int
+        Of the chunk.
+    itemsize : int or None
+        Bytes per element, None where elements have no fixed size.
+    limit : int
+        Most bytes that the chunk, or a chunk inside it, may unpack to where its size is not known.
+
+    Raises
+    ------
+    DamagedStoreError, ValueError
+        If it unpacks to more, holds what is no shard, or a codec is not known to be harmless.
+    """
+    if itemsize is not None:
+        limit = min(limit, 2 * math.prod(shape) * itemsize + 4096)
+    for codec in reversed(codecs):
+        name, config = codec["name"].removeprefix("numcodecs."), codec.get("configuration") or {}
+        if name in ("bytes", "vlen-utf8", "vlen-bytes"):
+            return  # what comes before in the list only rearranges
+        if name == "sharding_indexed":
+            inner = [int(n) for n in config["chunk_shape"]]
+            for start, size in _shard_index(data, config, shape, inner):
+                if start + size > len(data):
+                    raise ValueError("a chunk of the shard lies outside of it")
+                try_unpacking(data[start : start + size], config["codecs"], inner, itemsize, limit)
+            return
+        data = decoder({**config, "id": name}, limit, v3=True)(data)
+
+
+def _shard_index(
+    data: Any, config: dict[str, Any], shape: Sequence[int], inner: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Return where the chunks of a shard begin and how long they are, without those it lacks."""
+    steps = [c["name"] for c in config["index_codecs"]]
+    if steps not in (["bytes"], ["bytes", "crc32c"]):
+        raise ValueError(f"its index is stored by {str(steps)[:60]}")
+    n = math.prod(-(-s // c) for s, c in zip(shape, inner, strict=True))
+    size = 16 * n + 4 * (len(steps) - 1)
+    if size > len(data):
+        raise ValueError("it is shorter than the index of its chunks")
+    at = 0 if config.get("index_location", "end") == "start" else len(data) - size
+    order = ">" if (config["index_codecs"][0].get("configuration") or {}).get("endian") == "big" else "<"
+    pairs = struct.iter_unpack(f"{order}QQ", data[at : at + 16 * n])
+    return [(start, size) for start, size in pairs if start != 2**64 - 1]
 
 
 def _expect(size: int, limit: int) -> None:

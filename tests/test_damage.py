@@ -12,6 +12,8 @@ import warnings
 import zipfile
 
 import damage_table
+import google_crc32c
+import numcodecs
 import numpy as np
 import pytest
 import stores
@@ -410,6 +412,46 @@ def test_zarrs_own_road_is_as_safe(by_zarr, damage, message):
     with pytest.raises(agn.DamagedStoreError, match=message):
         arrays.read("a")
     arrays.close()
+
+
+def shard(*chunks, bad_index=False):
+    """A shard of these compressed chunks, with its index at the end."""
+    lengths = np.array([len(c) for c in chunks])
+    pairs = np.stack([np.cumsum(lengths) - lengths, lengths + 10**6 * bad_index], axis=1)
+    index = pairs.astype("<u8").tobytes()
+    return b"".join(chunks) + index + google_crc32c.value(index).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda c: shard(c(np.zeros(2**24)), *[c(np.zeros(4))] * 3), "unpacks to"),
+        (lambda c: shard(*[c(np.zeros(4))] * 4, bad_index=True), "a chunk of the shard lies outside"),
+        (lambda c: b"short", "shorter than the index"),
+    ],
+    ids=["bomb", "outside", "short"],
+)
+@pytest.mark.parametrize("codec", ["zstd", "gzip", "blosc"])
+def test_a_shard_is_unpacked_only_as_far_as_it_should(tmp_path, codec, make, message):
+    """Zarr would unpack a gigabyte in it, or whatever else somebody put there."""
+    compress, by_zarr = {
+        "zstd": (numcodecs.Zstd(), zarr.codecs.ZstdCodec()),
+        "gzip": (numcodecs.GZip(1), zarr.codecs.GzipCodec()),
+        "blosc": (numcodecs.Blosc("zstd"), zarr.codecs.BloscCodec()),
+    }[codec]
+    root = zarr.create_group(tmp_path / "s", zarr_format=3)
+    made = {"shape": (4, 4), "dtype": "f8", "chunks": (2, 2), "shards": (4, 4)}
+    root.create_array("a", compressors=by_zarr, **made)
+    (tmp_path / "s/a/c/0").mkdir(parents=True)
+    whole = shard(*[compress.encode(np.ones(4))] * 4)
+    for data, expected in ((whole, None), (make(compress.encode), message)):
+        (tmp_path / "s/a/c/0/0").write_bytes(data)
+        with contextlib.closing(StoredArrays(tmp_path / "s")) as arrays:
+            if expected is None:
+                assert arrays.read("a").tolist() == np.ones((4, 4)).tolist()
+            else:
+                with pytest.raises(agn.DamagedStoreError, match=expected):
+                    arrays.read("a")
 
 
 def test_zarrs_own_road_through_a_zip_checks_its_sums(by_zarr, tmp_path):
