@@ -65,11 +65,8 @@ def catalog_frame(record: npt.NDArray[Any]) -> pd.DataFrame:
             raise DamagedStoreError(f"{msg} Look at it with .root['catalog'][:]")
     ids, counts = np.unique(record["train_id"], return_counts=True)
     if len(ids) < len(record):
-        msg = (
-            f"The catalogue has {(counts > 1).sum()} train_id more than once, the first is "
-            f"{ids[counts > 1][0]}. Look at the rows with .root['catalog'][:]"
-        )
-        raise DamagedStoreError(msg)
+        msg = f"The catalogue has {(counts > 1).sum()} train_id more than once, the first is"
+        raise DamagedStoreError(f"{msg} {ids[counts > 1][0]}. Look at the rows with .root['catalog'][:]")
     if len(ids) and ids[-1] > np.iinfo(np.int64).max:
         raise DamagedStoreError(f"The train_id {ids[-1]} is larger than any id can be.")
     columns: dict[str, Any] = {}

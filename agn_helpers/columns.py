@@ -180,11 +180,8 @@ def check_bands(bands: Iterable[str] | None, known: Iterable[str] = BANDS) -> li
     chosen = list(dict.fromkeys(bands))
     for band in chosen:
         if band not in known:
-            msg = (
-                f"No band {band!r}; this light curve has {', '.join(known) or 'none'}. "
-                f"Pass some of them, for example bands={known[:2]!r}."
-            )
-            raise UnknownBandError(msg)
+            msg = f"No band {band!r}; this light curve has {', '.join(known) or 'none'}."
+            raise UnknownBandError(f"{msg} Pass some of them, for example bands={known[:2]!r}.")
     return chosen
 
 

@@ -18,7 +18,13 @@ import pandas as pd
 
 from agn_helpers.arrays import StoredArrays
 from agn_helpers.columns import BANDS, check_bands, check_names, definition_table, load_json, missing_mask
-from agn_helpers.errors import DamagedIdsWarning, DamagedStoreError, NotATrainingSetError, UnknownTrainIdError
+from agn_helpers.errors import (
+    DamagedIdsWarning,
+    DamagedStoreError,
+    NotATrainingSetError,
+    UnknownTrainIdError,
+    need,
+)
 from agn_helpers.lightcurves import BAND_DTYPE, KEYS
 from agn_helpers.store import LIGHT_CURVES, TrainingSet, Tree
 
@@ -81,13 +87,9 @@ class _Tables(TrainingSet):
         raise NotImplementedError
 
     def _parquet(self, name: str) -> Any:
+        parquet = need("pyarrow.parquet", "editions", NotATrainingSetError)
         try:
-            import pyarrow.parquet
-        except ImportError:
-            msg = "Reading this edition needs pyarrow: python -m pip install 'agn-helpers[editions]'"
-            raise NotATrainingSetError(msg) from None
-        try:
-            return pyarrow.parquet.ParquetFile(self._folder / name)
+            return parquet.ParquetFile(self._folder / name)
         except (OSError, ValueError) as e:
             msg = f"{self._folder / name} is no Parquet table: {str(e)[:200]} Fetch it again."
             raise DamagedStoreError(msg) from e

@@ -7,7 +7,9 @@ shows the value, and ends with what to do next.
 """
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class TrainingSetError(Exception):
@@ -93,3 +95,12 @@ def near(name: str, known: Iterable[str], n: int = 3) -> str:
         by_lower.setdefault(k.lower(), k)
     hits = difflib.get_close_matches(name.lower(), by_lower, n=n, cutoff=0.5)
     return f" Did you mean {', '.join(repr(by_lower[h]) for h in hits)}?" if hits else ""
+
+
+def need(module: str, extra: str, error: type[TrainingSetError]) -> Any:
+    """Return a package that few readers need; raise `error` with what to install where it is absent."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        msg = f"This needs the package {module.partition('.')[0]}, which is not installed. Type:"
+        raise error(f"{msg} python -m pip install 'agn-helpers[{extra}]'") from e

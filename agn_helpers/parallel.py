@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
-from agn_helpers.errors import InvalidValueError, LightCurveFailedError, WorkerLostError
+from agn_helpers.errors import InvalidValueError, LightCurveFailedError, WorkerLostError, need
 from agn_helpers.store import TrainingSet
 
 __all__ = ["map_light_curves"]
@@ -133,11 +133,8 @@ def map_light_curves(
     """
     runs = {"threads": _by_threads, "processes": _by_processes, "dask": _by_dask}
     if executor not in runs or errors not in ("raise", "collect"):
-        msg = (
-            f"executor={executor!r} with errors={errors!r} is not known. The executor is 'threads', "
-            "'processes' or 'dask', errors are 'raise' or 'collect'."
-        )
-        raise InvalidValueError(msg)
+        msg = f"executor={executor!r} with errors={errors!r} is not known. The executor is 'threads',"
+        raise InvalidValueError(f"{msg} 'processes' or 'dask', errors are 'raise' or 'collect'.")
     if workers is not None and workers < 1:
         raise InvalidValueError(f"workers={workers} can do nothing. Leave it out for one per processor.")
     wanted = _checked_ids(training_set, ids)
@@ -345,19 +342,12 @@ def _able_to_travel(outcome: Outcome) -> Outcome:
 
 
 def _packed(task: Task) -> bytes:
+    cloudpickle = need("cloudpickle", "parallel", InvalidValueError)
     try:
-        import cloudpickle
-    except ImportError as e:
-        msg = "Processes need the package cloudpickle. Type: pip install 'agn-helpers[parallel]'"
-        raise InvalidValueError(msg) from e
-    try:
-        return cloudpickle.dumps(task)  # type: ignore[no-any-return]
+        return bytes(cloudpickle.dumps(task))
     except Exception as e:
-        msg = (
-            f"The function cannot be sent to another process: {e}. Open files and make locks inside "
-            "the function, or use executor='threads'."
-        )
-        raise InvalidValueError(msg) from e
+        msg = f"The function cannot be sent to another process: {e}. Open files and make locks inside"
+        raise InvalidValueError(f"{msg} the function, or use executor='threads'.") from e
 
 
 def _by_processes(task: Task, batches: Iterator[list[int]], workers: int) -> Outcomes:
@@ -391,17 +381,13 @@ def _wait_or_end(processes: list[Any]) -> None:
 
 
 def _by_dask(task: Task, batches: Iterator[list[int]], workers: int) -> Outcomes:
-    try:
-        import cloudpickle
-        from dask import compute, delayed  # type: ignore[attr-defined]
-    except ImportError as e:
-        msg = "executor='dask' needs the package dask. Type: pip install 'agn-helpers[parallel]'"
-        raise InvalidValueError(msg) from e
+    dask = need("dask", "parallel", InvalidValueError)
+    cloudpickle = need("cloudpickle", "parallel", InvalidValueError)
     client = _current_client()
     if client is None:
-        run = delayed(task.__call__, pure=False, traverse=False)
+        run = dask.delayed(task.__call__, pure=False, traverse=False)
         while window := list(itertools.islice(batches, 2 * workers)):
-            yield from compute(*map(run, window), scheduler="threads", num_workers=workers)  # type: ignore[no-untyped-call]
+            yield from dask.compute(*map(run, window), scheduler="threads", num_workers=workers)
         return
     from distributed import KilledWorker
 

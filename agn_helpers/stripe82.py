@@ -26,7 +26,7 @@ import platformdirs
 from tqdm import tqdm
 
 from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, edition_2020, load_json
-from agn_helpers.errors import DamagedStoreError, FetchError, LimitError, StoreNotFoundError
+from agn_helpers.errors import DamagedStoreError, FetchError, LimitError, StoreNotFoundError, need
 from agn_helpers.files import AnyPath, Place, sha256, write_zip
 from agn_helpers.sample import (
     CATALOG_CHUNK,
@@ -128,12 +128,9 @@ def fetch_stripe82(
                 found = sha256(part)
                 if known not in (None, found):
                     part.unlink()
-                    msg = (
-                        f"{origin} gave a file that differs from the one fetched first: its SHA-256 is "
-                        f"{found}, recorded is {known}. If the archive was corrected, "
-                        f"remove {where / _RECORD}"
-                    )
-                    raise FetchError(msg)
+                    msg = f"{origin} gave a file that differs from the one fetched first: its SHA-256 is"
+                    msg += f" {found}, recorded is {known}. If the archive was corrected,"
+                    raise FetchError(f"{msg} remove {where / _RECORD}")
                 part.replace(path)
                 _note(part).unlink(missing_ok=True)
         if known is None:
@@ -180,11 +177,7 @@ def _from_any(
     name: str, part: Path, addresses: Sequence[str], attempts: int, pause: float, **options: Any
 ) -> str:
     """Fetch `name` into `part` from the first address that gives it; return its URL."""
-    try:
-        import requests
-    except ImportError:
-        msg = "Downloading needs pooch. Install it: python -m pip install 'agn-helpers[download]'"
-        raise FetchError(msg) from None
+    requests = need("requests", "download", FetchError)
     failures = []
     for address in addresses:
         url = f"{address.rstrip('/')}/{name}"
