@@ -220,7 +220,8 @@ def _remove(path: Path) -> None:
 
 def _sync(path: Path) -> None:
     with contextlib.suppress(PermissionError, IsADirectoryError):  # Windows opens no folders
-        descriptor = os.open(path, os.O_RDONLY)
+        # Windows puts a file on disk only through a handle that may write to it.
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
             os.fsync(descriptor)
         finally:

@@ -23,6 +23,9 @@ from damage_table import ROWS, curve, edit, put, rewrite
 import agn_helpers as agn
 from agn_helpers.arrays import StoredArrays
 
+if sys.platform == "win32":
+    pytest.skip("damages stores by links, pipes and permissions of POSIX", allow_module_level=True)
+
 
 def pattern(text: str) -> str:
     """Return a regular expression for a message in which ``...`` stands for anything."""

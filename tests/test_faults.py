@@ -4,13 +4,14 @@
 """
 
 import contextlib
+import errno
 import hashlib
 import multiprocessing
 import os
 import pathlib
-import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -31,6 +32,9 @@ from agn_helpers.sample import build_sample_store
 
 if not sys.platform.startswith("linux"):
     pytest.skip("forks, locks and kills as Linux knows them", allow_module_level=True)
+
+import fcntl
+import resource
 
 KILLS = int(os.environ.get("AGN_KILLS", "60"))
 FORK = multiprocessing.get_context("fork")
@@ -526,3 +530,18 @@ def test_forked_processes_read_the_open_store_at_once(made, tmp_path, method):
 def test_a_store_that_was_copied_for_damage_is_the_same(made, tmp_path):
     """The helper of these tests itself."""
     assert digest(stores.copy_store(made[2, "zip"], tmp_path / "c")) == digest(made[2, "zip"])
+
+
+def test_a_system_that_syncs_only_what_it_may_write(tmp_path, monkeypatch):
+    """On Windows fsync refuses a file that is open for reading only."""
+    synced = []
+
+    def windows(descriptor):
+        reads_only = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        if stat.S_ISREG(os.fstat(descriptor).st_mode) and reads_only:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        synced.append(descriptor)
+
+    monkeypatch.setattr(os, "fsync", windows)
+    assert build_sample_store(tmp_path / "s.zarr.zip", n=2).exists()
+    assert len(synced) == 2, "the file, then the folder that holds its name"

@@ -503,6 +503,7 @@ def test_an_error_half_way_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
 def test_a_killed_writer_leaves_no_store(tmp_path):
     target = tmp_path / "s.zarr.zip"
     code = "import sys; from agn_helpers.sample import build_sample_store as b; b(sys.argv[1], n=20000)"

@@ -1,7 +1,6 @@
 """The public archive, fetched from a server that the test starts, becomes a store of the 2020 layout."""
 
 import contextlib
-import fcntl
 import gzip
 import http.server
 import io
@@ -319,7 +318,10 @@ def test_a_damaged_record_is_told(web, tmp_path):
             fetch(tmp_path, web)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the lock is one of POSIX")
 def test_two_processes_do_not_write_to_the_same_file(web, tmp_path):
+    import fcntl
+
     with (tmp_path / "QSO_S82.tar.gz.part").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(agn.FetchError, match="Another process is fetching"):
