@@ -50,8 +50,7 @@ def filters(index: dict[str, Any]) -> str:
         whole = key == "epochs"
         low, high = (f"{f(values):.4g}" for f in (min, max)) if values else ("", "")
         mode = "numeric" if whole else "text" if values and min(values) < 0 else "decimal"
-        name = html.escape(name[:1].upper() + name[1:])
-        boxes.append(RANGE.format(key=key, name=name, mode=mode, low=low, high=high))
+        boxes.append(RANGE.format(key=key, name=html.escape(name), mode=mode, low=low, high=high))
     return "\n".join(boxes)
 
 

@@ -450,6 +450,32 @@ def test_plots_stand_on_white_in_both_themes(theme, chromium, site):
             assert card.evaluate("e => getComputedStyle(e).color") == "rgb(28, 39, 51)"
 
 
+@needs_chromium
+def test_without_scripts_the_page_says_so_and_leads_on(chromium, site):
+    place = chromium.new_context(java_script_enabled=False)
+    tab = place.new_page()
+    tab.goto((site / "explorer.html").as_uri())
+    assert "needs JavaScript" in tab.locator(".explorer-note").inner_text()
+    assert not tab.locator(".explorer-filters").is_visible()
+    tab.click(".explorer-note a")
+    assert tab.url.endswith("03_light_curves.html")
+    place.close()
+
+
+@needs_chromium
+def test_lost_file_is_told(chromium, site):
+    place = chromium.new_context()
+    tab = place.new_page()
+    tab.route("**/part-0.js", lambda route: route.abort())
+    tab.goto((site / "explorer.html").as_uri() + "#source-0")
+    tab.wait_for_function("document.querySelector('.explorer-summary').textContent")
+    assert tab.locator(".explorer-summary").inner_text().startswith("The file with source 0 did not load:")
+    tab.unroute("**/part-0.js")
+    tab.get_by_role("button", name="Go", exact=True).click()
+    summary_of(tab, 0)  # the next try asks again
+    place.close()
+
+
 @pytest.fixture(scope="module")
 def odd_site(odd_store, tmp_path_factory):
     """The page alone, about the odd store, built by the project's own tool."""
@@ -489,4 +515,4 @@ def test_hostile_text_of_a_store_does_not_run(odd_site, chromium):
         assert tab.locator("[data-range]").count() == 4  # a colour is not asked for twice
         tab.fill("[name=id]", "66")
         tab.keyboard.press("Enter")
-        assert "g - r" in summary_of(tab, 66)
+        assert "g − r" in summary_of(tab, 66)

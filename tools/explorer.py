@@ -33,7 +33,7 @@ import agn_helpers as agn
 MOST_SOURCES = 1000
 MOST_BYTES = 12_000_000  # of all scripts together
 IN_ONE_PART = 20  # sources whose light curves and rows are loaded together
-COLOUR = "g - r (mag)"
+COLOUR = "g − r (mag)"
 LIGHT_CURVE = ("mjd", "mag", "magerr")  # what is shown of it
 MARKERS = {"v": "inverted_triangle", "s": "square", "o": "circle", "D": "diamond", "^": "triangle"}
 INK, RULE, ACCENT, PALE = "#1c2733", "#e3e8ee", "#b35c00", "#c3ccd6"
@@ -99,9 +99,9 @@ def plots_of(catalog: pd.DataFrame) -> dict[str, Any]:
                 "title": "In two colours",
                 "text": "This store has no positions on the sky: two colours instead.",
                 "x": axis(COLOUR, colour, 2),
-                "y": axis("u - g (mag)", mag["u"] - mag["g"], 2),
+                "y": axis("u − g (mag)", mag["u"] - mag["g"], 2),
             }
-        second = {"title": "In redshift and magnitude", "text": "", "x": axis("redshift", z, 3)}
+        second = {"title": "In redshift and magnitude", "text": "", "x": axis("Redshift", z, 3)}
         if not np.isfinite(z).any():
             second = {
                 "title": "In colour and magnitude",

@@ -175,7 +175,7 @@ const agnExplorer = (() => {
   function sentence(i) {
     const value = ({ name, places }, list) => {
       const [, what, unit] = name.match(/^(.*?)(?: \((.*)\))?$/);
-      return `${what} ${finite(list[i]) ? list[i].toFixed(places) + (unit ? ` ${unit}` : "") : "missing"}`;
+      return `${what.replace("Redshift", "redshift")} ${finite(list[i]) ? list[i].toFixed(places) + (unit ? ` ${unit}` : "") : "missing"}`;
     };
     const { first, second } = data.plots;
     const band = form.elements.band.value;
@@ -390,7 +390,7 @@ const agnExplorer = (() => {
     model = (name) => book.get_model_by_name(name);
     model("first").below[0].axis_label = first.x.name;
     model("first").left[0].axis_label = first.y.name;
-    model("second").below[0].axis_label = second.x.name[0].toUpperCase() + second.x.name.slice(1);
+    model("second").below[0].axis_label = second.x.name;
     if (matchMedia("(pointer: coarse)").matches) {
       // A finger that moves over a plot scrolls the page.
       for (const name of ["first", "second", "light-curve"]) model(name).toolbar.active_drag = null;
