@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from agn_helpers.arrays import Layout, StoredArrays, dtype_of
+from agn_helpers.arrays import MAX_BYTES, Layout, StoredArrays, dtype_of
 from agn_helpers.errors import DamagedStoreError, InvalidValueError
 from agn_helpers.files import AnyPath, Place, write_zip
 from agn_helpers.members import ObjectMembers
@@ -194,7 +194,12 @@ class _Columns:
 
 
 def pack_store(
-    source: AnyPath | None, target: AnyPath, *, progress: bool | None = None, manifest: bool = False
+    source: AnyPath | None,
+    target: AnyPath,
+    *,
+    progress: bool | None = None,
+    manifest: bool = False,
+    max_bytes: int = MAX_BYTES,
 ) -> Path:
     """Write a packed copy of a training set, in which whole columns are read at once.
 
@@ -213,6 +218,8 @@ def pack_store(
         Show a progress bar; None shows one where someone watches.
     manifest : bool
         Write the SHA-256 checksums beside it too, as `write_manifest` does, in ``NAME.sha256``.
+    max_bytes : int
+        Largest array that is read from `source`, as in `open_training_set`.
 
     Returns
     -------
@@ -240,7 +247,7 @@ def pack_store(
 
     as_zip = os.fspath(target).endswith(".zip")
     with (
-        open_training_set(source) as training_set,
+        open_training_set(source, max_bytes=max_bytes) as training_set,
         Place(target, folder=not as_zip, manifest=manifest) as place,
     ):
         members = _members(training_set, progress)

@@ -16,6 +16,7 @@ import time
 import numpy as np
 
 BAND = ("mjd_g", "psfmag_g", "psfmagerr_g")
+MAX_BYTES = 2**28  # the catalogue of the largest store needs more than is allowed by default
 FEW = 501  # light curves that one is measured with
 
 
@@ -59,7 +60,7 @@ class Helper(Reader):
     def opened(self):
         import agn_helpers
 
-        return agn_helpers.open_training_set(self.folder / self.name)
+        return agn_helpers.open_training_set(self.folder / self.name, max_bytes=MAX_BYTES)
 
     def open(self):
         return timed(self.opened)

@@ -56,8 +56,8 @@ def make_stores(folder, n, others):
         build_sample_store(original, n=n)
     for target in (packed, folder / "packed.zarr"):
         if not target.exists():
-            agn_helpers.pack_store(original, target)
-    with agn_helpers.open_training_set(packed) as training_set:
+            agn_helpers.pack_store(original, target, max_bytes=measure.MAX_BYTES)
+    with agn_helpers.open_training_set(packed, max_bytes=measure.MAX_BYTES) as training_set:
         ids = training_set.light_curve_ids()
         (folder / "keys.json").write_text(json.dumps(sorted(map(str, ids.tolist()))))
         group = training_set.root["sdss_lc"]

@@ -300,3 +300,10 @@ def test_shared_stores_packed(shared_store, tmp_path):
         for i in a.light_curve_ids()[::10]:
             assert a.raw_light_curve(i).tobytes() == b.raw_light_curve(i).tobytes()
     assert copy.stat().st_size < shared_store.stat().st_size
+
+
+def test_a_limit_that_is_in_the_way_can_be_raised(made, tmp_path):
+    with pytest.raises(agn.LimitError, match="more than max_bytes=1000"):
+        agn.pack_store(made[2, "zip"], tmp_path / "p.zarr.zip", max_bytes=1000)
+    assert list(tmp_path.iterdir()) == []
+    assert agn.pack_store(made[2, "zip"], tmp_path / "p.zarr.zip", max_bytes=10**6).exists()
