@@ -351,8 +351,7 @@ def _packed(task: Task) -> bytes:
 
 
 def _by_processes(task: Task, batches: Iterator[list[int]], workers: int) -> Outcomes:
-    import cloudpickle
-
+    cloudpickle = need("cloudpickle", "parallel", InvalidValueError)
     context = _context()
     stop = context.RawValue("b", 0)
     pool = ProcessPoolExecutor(workers, context, _start_worker, (_packed(task), stop))

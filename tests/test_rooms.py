@@ -5,6 +5,7 @@ import importlib
 import inspect
 import io
 import pathlib
+import sys
 import tokenize
 import typing
 
@@ -121,6 +122,37 @@ def test_each_error_is_ours_and_a_builtin(error):
     ]
     assert builtin, "is no builtin that a reader would catch"
     assert str(error("a 'quoted' message")) == "a 'quoted' message"  # KeyError would show its repr
+
+
+def _pyarrow(tmp_path):
+    for name in ("ObjectTable.parquet", "ForcedSourceTable.parquet"):
+        (tmp_path / name).write_bytes(b"")
+    agn.open_training_set(tmp_path)
+
+
+def _executor(name):
+    def use(_):
+        with agn.open_training_set() as ts:
+            agn.map_light_curves(len, ts, ids=[0], executor=name, progress=False)
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "error", "use"),
+    [
+        ("pyarrow", "editions", agn.NotATrainingSetError, _pyarrow),
+        ("cloudpickle", "parallel", agn.InvalidValueError, _executor("processes")),
+        ("dask", "parallel", agn.InvalidValueError, _executor("dask")),
+        ("requests", "download", agn.FetchError, lambda folder: agn.fetch_stripe82(folder, ["x"])),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_a_package_that_few_readers_need_is_named(package, extra, error, use, tmp_path, monkeypatch):
+    for module in [m for m in sys.modules if m.partition(".")[0] == package] + [package]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(error, match=rf"needs the package {package}, .* install 'agn-helpers\[{extra}\]'"):
+        use(tmp_path)
 
 
 def code_lines(path):
