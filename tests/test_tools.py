@@ -1,6 +1,7 @@
 """Pins, launch files, the build for another store: what surrounds the book."""
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -103,6 +104,16 @@ def test_launch_buttons_open_this_notebook(path, site):
     assert f"{URL}/edit/main/{file}" in page.links
 
 
+def test_form_for_a_hub_offers_every_notebook(site):
+    page = (site / "setup.html").read_text(encoding="utf-8")
+    form = re.search(r'<form class="hub-form".*?</form>', page, flags=re.DOTALL)[0]
+    assert f'data-repository="{URL}" data-branch="main"' in form
+    offered = re.findall(r'<option value="([^"]*)">([^<]+)</option>', form)
+    assert [file for file, title in offered] == [f"notebooks/{path.name}" for path in execute.notebooks()]
+    for file, title in offered:
+        assert title in (site / file).with_suffix(".html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("path", execute.notebooks(), ids=lambda p: p.stem)
 def test_colab_cell_installs_this_project_and_does_nothing_elsewhere(path):
     cells = [c for c in nbformat.read(path, as_version=4).cells if execute.has_tag(c, "install-on-colab")]
@@ -117,10 +128,24 @@ def test_colab_cell_installs_this_project_and_does_nothing_elsewhere(path):
 
 
 def test_binder_uses_the_books_own_versions():
-    assert "-r ../requirements.txt" in (ROOT / "binder" / "requirements.txt").read_text()
-    python = (ROOT / "binder" / "runtime.txt").read_text().strip().removeprefix("python-")
-    assert python in ("3.11", "3.12", "3.13", "3.14")
-    subprocess.run(["sh", "-n", ROOT / "binder" / "postBuild"], check=True)
+    binder = ROOT / "binder"
+    # A line with -r tells Binder to copy the whole project before it installs.
+    lines = (binder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#")] == ["-r ../requirements.txt"]
+    python = (binder / "runtime.txt").read_text(encoding="utf-8").strip()
+    assert python in ("python-3.11", "python-3.12", "python-3.13", "python-3.14")
+    # These files in the project's root would be overlooked, because the folder binder exists.
+    assert not {"environment.yml", "Pipfile", "Dockerfile", "apt.txt", "start"} & {
+        p.name for p in ROOT.iterdir()
+    }
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="needs sh")
+def test_binder_can_run_what_follows_the_installation():
+    script = ROOT / "binder" / "postBuild"
+    subprocess.run(["sh", "-n", script], check=True)
+    assert script.read_bytes().startswith(b"#!/bin/sh\n")
+    assert os.access(script, os.X_OK), "Binder starts it as a program"
 
 
 def test_extra_for_colab_covers_what_the_chapters_import():
@@ -250,14 +275,21 @@ def test_zip_holds_the_whole_site_and_is_the_same_twice(tmp_path, capsys):
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
+def workflow(name):
+    return yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="needs sh")
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
 def test_workflows_pin_their_actions_and_ask_for_little(path):
     text = path.read_text(encoding="utf-8")
-    workflow = yaml.safe_load(text)
-    assert workflow["permissions"] == {"contents": "read"}
+    whole = yaml.safe_load(text)
+    assert whole["permissions"] == {"contents": "read"}
+    assert "group" in whole["concurrency"]
     for line in re.findall(r"uses: (.*)", text):
-        assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[\d.]+", line), line
-    for job in workflow["jobs"].values():
+        assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+    for job in whole["jobs"].values():
+        assert job["name"]
         assert "timeout-minutes" in job
         for step in job["steps"]:
             if "checkout@" in step.get("uses", ""):
@@ -267,9 +299,60 @@ def test_workflows_pin_their_actions_and_ask_for_little(path):
                 subprocess.run(["sh", "-n"], input=step["run"], text=True, check=True)
 
 
-def test_every_supported_python_is_tested():
-    asked = PROJECT["requires-python"]
-    tests = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
-    tested = tests["jobs"]["everything"]["strategy"]["matrix"]["python"]
-    assert asked == ">=3.11,<3.15"
-    assert tested == ["3.11", "3.12", "3.13", "3.14"]
+def test_one_action_has_one_version():
+    texts = [path.read_text(encoding="utf-8") for path in WORKFLOWS]
+    pairs = {tuple(use.split("@")) for text in texts for use in re.findall(r"uses: (.*)", text)}
+    assert len({action for action, version in pairs}) == len(pairs)
+
+
+def test_every_supported_python_and_system_is_tested():
+    assert PROJECT["requires-python"] == ">=3.11,<3.15"
+    jobs = workflow("tests")["jobs"]
+    pythons = ["3.11", "3.12", "3.13", "3.14"]
+    assert jobs["everything"]["strategy"]["matrix"] == {"python": pythons}
+    assert jobs["everything"]["runs-on"].startswith("ubuntu-")
+    others = jobs["module"]["strategy"]["matrix"]
+    assert others["python"] == pythons
+    assert [system.split("-")[0] for system in others["system"]] == ["macos", "windows"]
+
+
+def test_only_main_is_published():
+    site = workflow("site")
+    assert site[True]["push"] == {"branches": ["main"]}  # YAML reads the key "on" as true
+    assert "github.ref == 'refs/heads/main'" in site["jobs"]["publish"]["if"]
+    allowed = [
+        job.get("permissions", {})
+        for name in ("tests", "site", "weekly")
+        for job in workflow(name)["jobs"].values()
+    ]
+    assert [p for p in allowed if p] == [{"pages": "write", "id-token": "write"}, {"issues": "write"}]
+
+
+def test_weekly_run_tries_both_ends_and_tools_are_pinned():
+    jobs = workflow("weekly")["jobs"]
+    tried = {row["versions"]: row["resolution"] for row in jobs["versions"]["strategy"]["matrix"]["include"]}
+    assert tried == {"newest": "highest", "oldest": "lowest-direct"}
+    assert set(jobs["report"]["needs"]) == set(jobs) - {"report"}
+    steps = [
+        s for name in ("tests", "weekly") for job in workflow(name)["jobs"].values() for s in job["steps"]
+    ]
+    for tool in ("uv", "pip-audit", "zizmor", "check-jsonschema"):
+        assert any(re.search(rf"\b{tool}==\d+\.\d+\.\d+", step.get("run", "")) for step in steps), tool
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(("already", "opened"), [("", 1), ("7", 0), ("7\n9", 0)])
+def test_a_failing_week_opens_one_issue(tmp_path, already, opened):
+    """The step itself, with a program that notes what it is asked in place of GitHub's."""
+    gh = tmp_path / "gh"
+    gh.write_text('#!/bin/sh\necho "$@" >> "$NOTES"\n[ "$2" = create ] || printf "%s" "$ALREADY"\n')
+    gh.chmod(0o755)
+    notes = tmp_path / "notes"
+    environment = os.environ | {"NOTES": str(notes), "ALREADY": already, "RUN": "https://example.org/run/1"}
+    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
+    (step,) = workflow("weekly")["jobs"]["report"]["steps"]
+    subprocess.run(["bash", "-e", "-c", step["run"]], env=environment, check=True)
+    asked = notes.read_text().splitlines()
+    assert asked[0].startswith("issue list --state open")
+    assert sum(line.startswith("issue create") for line in asked) == opened
+    assert all("https://example.org/run/1" in line for line in asked[1:])
