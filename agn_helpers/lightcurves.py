@@ -228,13 +228,10 @@ def to_wide(frame: pd.DataFrame) -> pd.DataFrame:
     """
     key = ["train_id", "epoch"]
     check_names([*key, "band"], frame, "this frame", "Pass what light_curve() returns.")
-    twice = frame.duplicated([*key, "band"])
-    if twice.any():
+    if (twice := frame.duplicated([*key, "band"])).any():
         row = frame.loc[twice.to_numpy(), [*key, "band"]].iloc[0]
-        msg = (
-            f"train_id {row['train_id']}, epoch {row['epoch']}, band {row['band']} is in this frame "
-            f"more than once, so it has no one place. Look: frame[frame.duplicated({[*key, 'band']})]"
-        )
+        msg = f"train_id {row['train_id']}, epoch {row['epoch']}, band {row['band']} is in this frame more"
+        msg += f" than once, so it has no one place. Look: frame[frame.duplicated({[*key, 'band']})]"
         raise InvalidValueError(msg)
     rest = [c for c in frame.columns if c not in (*key, "band")]
     per_band = [c for c in rest if frame[c].dtype.kind in "fb"]

@@ -97,9 +97,9 @@ def validate_store(location: AnyPath, *, max_bytes: int = MAX_BYTES, progress: b
     try:
         with open_training_set(path, max_bytes=max_bytes) as training_set:
             arrays = training_set._arrays
-            packed = isinstance(arrays, PackedArrays)
             stored = arrays.stored if isinstance(arrays, PackedArrays) else arrays
-            report.note("structure", _structure(stored, packed), f"Zarr format {arrays.format}")
+            structure = _structure(stored, packed=stored is not arrays)
+            report.note("structure", structure, f"Zarr format {arrays.format}")
             lengths, faults = _light_curves(training_set, progress)
             report.note("catalogue", _catalogue(training_set), "every chunk decoded, every column defined")
             report.note("ids", _ids(training_set, lengths), "catalogue and light curves name the same")
