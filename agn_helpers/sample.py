@@ -6,7 +6,6 @@ there are, nor on who builds it. The numbers follow published statistics (each n
 a published row. `sample_truth` tells what a reader's analysis should find again.
 """
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -614,8 +613,11 @@ def sample_store(progress: bool | None = None) -> Path:
     path = sample_path()
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(TargetExistsError):  # another process was first, with equal bytes
+        try:
             _write(path, 500, SAMPLE_SEED, progress)
+        except TargetExistsError:
+            if not path.exists():  # else another process was first, with equal bytes
+                raise
     return path
 
 

@@ -23,6 +23,7 @@ from agn_helpers.catalog import catalog_frame, check_catalog
 from agn_helpers.columns import BANDS, edition_2020
 from agn_helpers.errors import LimitError, StoreNotFoundError, TargetExistsError, UnknownTrainIdError
 from agn_helpers.sample import build_sample_store, damped_random_walk, sample_store, sample_truth
+from agn_helpers.validate import write_manifest
 
 N = 300
 
@@ -539,6 +540,16 @@ def test_a_newer_sample_does_not_take_the_old_file(cache, monkeypatch):
     old = sample_store()
     monkeypatch.setattr(sample, "_VERSION", sample._VERSION + 1)
     assert sample_store() != old
+
+
+def test_a_manifest_without_its_sample_is_told(cache):
+    """Not a path at which there is nothing."""
+    manifest = write_manifest(sample_store())
+    sample.sample_path().unlink()
+    with pytest.raises(TargetExistsError, match=r"the manifest of a former store at .*Move it away"):
+        sample_store()
+    manifest.unlink()
+    assert sample_store().exists()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cache is placed by XDG_CACHE_HOME")
