@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -100,20 +99,21 @@ def _interpreter(asked: str) -> Finding:
     )
 
 
-def _needed(texts: list[str], chapters: bool) -> Iterator["Requirement"]:
-    """Yield each direct need once: name, extras and bounds, as the installed metadata states them."""
+def _needed(texts: list[str], chapters: bool) -> "list[Requirement]":
+    """Return each direct need once: name, extras and bounds, as the installed metadata states them."""
     from packaging.requirements import Requirement
 
     asked = [Requirement(text) for text in texts]
-    extras, seen = ["", *(["chapters"] if chapters else [])], set()
+    extras = ["", *(["chapters"] if chapters else [])]
+    found: dict[str, Requirement] = {}
     for extra in extras:  # grows meanwhile: an extra may name others
         for need in asked:
             if need.marker is None or need.marker.evaluate({"extra": extra}):
                 if need.name == _NAME:
                     extras += sorted(need.extras - set(extras))
-                elif (plain := (need.name, str(need.specifier))) not in seen:
-                    seen.add(plain)
-                    yield need
+                else:
+                    found.setdefault(need.name, need).specifier &= need.specifier
+    return list(found.values())
 
 
 def _package(need: "Requirement") -> Finding:
