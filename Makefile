@@ -30,7 +30,8 @@ book: $(STAMP)  ## build the site; make book STORE=path/to/store.zarr.zip builds
 
 test: $(STAMP)  ## run every test
 	@sh tools/ensure_browser.sh --only-in-ci
-	$(BIN)/python -m pytest $(PYTEST)
+	@# Two files at a time; the cells of one notebook share a kernel, so a file stays with one process.
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 refresh: $(STAMP)  ## execute every notebook again and store its outputs
 	@$(BIN)/python tools/execute.py
