@@ -399,14 +399,23 @@ def _bounded(shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int, lim
 
 def dtype_of(value: Any) -> np.dtype[Any]:
     try:
-        if isinstance(value, list) and value and all(len(f) == 2 for f in value):
-            return np.dtype([(str(name), dtype_of(t)) for name, t in value])
-        if isinstance(value, str) and re.fullmatch(r"[<>|][biufcSUVMm]\d{1,9}(\[\d*[a-zA-Z]{1,2}\])?", value):
-            return np.dtype(value)
+        return _dtype_of(_hashable(value))
     except (TypeError, ValueError, RecursionError):
-        pass
-    msg = f"the data type {str(value)[:60]} is not one this module reads (objects never are)."
-    raise DamagedStoreError(msg)
+        msg = f"the data type {str(value)[:60]} is not one this module reads (objects never are)."
+        raise DamagedStoreError(msg) from None
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
+@functools.lru_cache(maxsize=256)  # all light curves of a store have one or two types
+def _dtype_of(value: Any) -> np.dtype[Any]:
+    if isinstance(value, str) and re.fullmatch(r"[<>|][biufcSUVMm]\d{1,9}(\[\d*[a-zA-Z]{1,2}\])?", value):
+        return np.dtype(value)
+    if not value or not all(isinstance(name, str) for name, _ in value):
+        raise ValueError
+    return np.dtype([(name, _dtype_of(t)) for name, t in value])
 
 
 def _dtype_v3(value: Any) -> np.dtype[Any] | None:
