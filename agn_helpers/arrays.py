@@ -135,8 +135,8 @@ class StoredArrays:
         return kind if kind in ("array", "group") else None
 
     def children(self, group: str) -> list[str]:
-        """Return the names below `group`, in text order, without opening any of them."""
-        return sorted(self.members.children(group))
+        """Return the names below `group`, in no order, without opening any of them."""
+        return self.members.children(group)
 
     def _metadata_name(self, path: str) -> str:
         return f"{path}/{'.zarray' if self.format == 2 else 'zarr.json'}"

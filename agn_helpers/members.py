@@ -149,13 +149,13 @@ class ZipMembers:
 
     def children(self, group: str) -> list[str]:
         prefix = f"{group}/" if group else ""
-        n, ends = len(prefix), ("/.zarray", "/.zgroup", "/zarr.json")
-        found = {
-            name[n : name.rindex("/")]
-            for name in self._infos
-            if name.endswith(ends) and name.startswith(prefix) and name.count("/", n) == 1
-        }
-        return [f for f in found if f]
+        found = set()
+        for name in self._infos:
+            if name.startswith(prefix):
+                child, _, rest = name[len(prefix) :].partition("/")
+                if rest in (".zarray", ".zgroup", "zarr.json"):
+                    found.add(child)
+        return list(found - {""})
 
     def names(self, below: str = "") -> list[str]:
         prefix = f"{below}/" if below else ""

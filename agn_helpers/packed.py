@@ -90,7 +90,7 @@ class PackedArrays(StoredArrays):
 
     def children(self, group: str) -> list[str]:
         """Return the names below `group` in the original, in text order."""
-        return sorted(map(str, self.ids.tolist())) if group == "sdss_lc" else super().children(group)
+        return list(map(str, self.ids.tolist())) if group == "sdss_lc" else super().children(group)
 
     def layout(self, path: str) -> Layout:
         """Return shape and dtype of the original array at `path`."""

@@ -2,6 +2,7 @@
 
 import bisect
 import functools
+import heapq
 import html
 import itertools
 import os
@@ -214,11 +215,12 @@ class TrainingSet:
         if level >= 1:
             lines.append((1, f"{CATALOG} {_described(self._catalog_layout())}"))
             keys = arrays.children(LIGHT_CURVES)
-            first = ", ".join(repr(k) for k in keys[:3])
+            shown = heapq.nsmallest(5, keys)  # as text, the order in which Zarr lists them
+            first = ", ".join(map(repr, shown[:3]))
             more = ", ..." if len(keys) > 3 else ""
             lines.append((1, f"{LIGHT_CURVES} ({len(keys):,} arrays) keys {first}{more}"))
             if level >= 2:
-                for key in keys[:5]:
+                for key in shown:
                     try:
                         lines.append((2, f"{key} {_described(arrays.layout(f'{LIGHT_CURVES}/{key}'))}"))
                     except KeyError:

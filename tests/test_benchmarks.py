@@ -46,10 +46,24 @@ def test_every_task_of_every_reader_at_hand_is_measured(result):
             assert 0 < figures["fastest"] <= figures["seconds"] <= figures["slowest"]
             assert figures["runs"] == 1
             assert figures["cpu_seconds"] > 0
-            assert figures["peak_bytes"] > 10**7
+    for figures in size["tasks"]["everything"].values():
+        assert 10**7 < figures["before_bytes"] <= figures["peak_bytes"] < 10**9
     assert size["tasks"]["everything"]["helper"]["result_bytes"] > 10**5
     assert result[1]["versions"]["helper"]["zarr"].startswith("3.")
     assert result[1]["machine"]["cores"] >= 1
+
+
+def test_some_tasks_again_leave_the_others(result, monkeypatch):
+    top, before = result
+    monkeypatch.setattr(run, "TOUCHED", 2**20)
+    again = ["--folder", str(top), "--sizes", "25", "--rounds", "1", "--out", str(top / "r.json")]
+    run.main([*again, "--tasks", "columns"])
+    ((old,), (new,)) = before["sizes"], json.loads((top / "r.json").read_text())["sizes"]
+    assert new["tasks"]["everything"] == old["tasks"]["everything"]
+    assert new["tasks"]["columns"] != old["tasks"]["columns"]
+    monkeypatch.setattr(run, "machine", lambda: before["machine"] | {"cores": 999})
+    with pytest.raises(SystemExit, match="of another machine"):
+        run.main([*again, "--tasks", "columns"])
 
 
 def test_readers_of_one_band_agree(result, monkeypatch):
@@ -69,14 +83,14 @@ def test_readers_of_one_band_agree(result, monkeypatch):
 
 def test_a_reader_that_fails_stops_the_run(result, tmp_path):
     with pytest.raises(SystemExit, match=r"measure.py helper open .* failed"):
-        next(run.measure_all(tmp_path, tmp_path, {"helper": sys.executable}, 1))
+        next(run.measure_all(tmp_path, tmp_path, {"helper": sys.executable}, ["open"], 1))
 
 
 def test_results_that_the_book_shows_are_whole():
     """They come from a run of this program, on a store of the original's size."""
     shown = json.loads((ROOT / "benchmarks" / "results.json").read_text())
-    full = shown["sizes"][-1]
-    assert full["quasars"] == run.FULL
+    full = next(size for size in shown["sizes"] if size["quasars"] == run.FULL)
+    assert [size["quasars"] for size in shown["sizes"]] == [run.FULL // 10, run.FULL, 10 * run.FULL]
     assert set(full["tasks"]) == set(measure.TASKS)
     assert {"helper", "helper, packed", "zarr 3", "zarr 2", "parquet", "floor"} <= set(full["tasks"]["open"])
 
