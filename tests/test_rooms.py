@@ -180,4 +180,4 @@ def code_lines(path):
 def test_the_module_fits_in_a_head():
     """What only builds, measures or attacks the book belongs outside; what is here stays small."""
     count = {p.stem: code_lines(p) for p in PACKAGE.glob("*.py")}
-    assert sum(count.values()) <= 3900, f"{sum(count.values())} lines of code: {count}"
+    assert sum(count.values()) <= 3840, f"{sum(count.values())} lines of code: {count}"

@@ -251,9 +251,18 @@ def test_staging_keeps_times_and_removes_what_is_gone(small_book, tmp_path):
     build_book.stage(stage)
     time = (stage / "index.md").stat().st_mtime_ns
     (stage / "old.md").write_text("old")
-    build_book.stage(stage)
+    assert not build_book.stage(stage)
     assert (stage / "index.md").stat().st_mtime_ns == time
     assert not (stage / "old.md").exists()
+
+
+def test_every_page_is_built_again_when_an_extension_changes(small_book, tmp_path):
+    """Sphinx does not know which pages depend on it, so it left the old ones."""
+    stage = tmp_path / "stage"
+    assert build_book.stage(stage)
+    assert not build_book.stage(stage)
+    (stage / "_ext" / "book_home.py").write_text("as it was")
+    assert build_book.stage(stage)
 
 
 def test_zip_holds_the_whole_site_and_is_the_same_twice(tmp_path, capsys):

@@ -36,9 +36,16 @@ EXPLORED = Path("explorer_data")  # the same, for the page "Explorer"
 SKIP = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "*.part")
 
 
-def stage(folder: Path) -> None:
-    """Bring a copy of the sources up to date; files that are the same keep their time stamps."""
+def stage(folder: Path) -> bool:
+    """Bring a copy of the sources up to date; files that are the same keep their time stamps.
+
+    Returns
+    -------
+    bool
+        Whether a file of the extensions changed, of which Sphinx does not know that pages depend on it.
+    """
     wanted: set[Path] = set()
+    extended = False
     for pattern in SOURCES:
         for source in sorted(ROOT.glob(pattern)):
             files = [source] if source.is_file() else sorted(source.rglob("*"))
@@ -52,11 +59,13 @@ def stage(folder: Path) -> None:
                 if not target.exists() or target.read_bytes() != file.read_bytes():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, target)
+                    extended |= relative.parts[0] == "_ext"
     for target in sorted(folder.rglob("*")):
         made = target.parent in (folder / DRAWN, folder / EXPLORED)
         unwanted = target.relative_to(folder) not in wanted and not made
         if target.is_file() and unwanted:
             target.unlink()
+    return extended
 
 
 def resolve(store: str) -> str:
@@ -130,8 +139,8 @@ def execute_on(location: str, folder: Path) -> None:
         print(f"  [{number}/{len(staged)}] {path.name}: {word}", flush=True)
 
 
-def build_site(book: Path, html: Path) -> bool:
-    """Let Jupyter Book build the staged sources; True when there was no warning."""
+def build_site(book: Path, html: Path, every_page: bool = False) -> bool:
+    """Let Jupyter Book build the staged sources, or those that changed; True when there was no warning."""
     from jupyter_book.sphinx import build_sphinx
 
     # Jupyter Book's own command knows only one place for its results, a folder `_build`.
@@ -145,6 +154,8 @@ def build_site(book: Path, html: Path) -> bool:
             "latex_individualpages": False,
         },
         doctreedir=html.with_name(f".{html.name}-doctrees"),
+        freshenv=every_page,
+        force_all=every_page,
         warningiserror=True,
         keep_going=True,
         quiet=True,
@@ -173,20 +184,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not options.output:
                 folder = folder / "stores" / store_name(location)
             print(f"The book about {location}:", flush=True)
-            stage(folder / "book")
+            extended = stage(folder / "book")
             execute_on(location, folder)
             home_figure.make(folder / "book" / DRAWN, location)
             explorer.make(folder / "book" / EXPLORED, location)
         else:
             os.environ.pop("AGN_STORE", None)
-            stage(folder / "book")
+            extended = stage(folder / "book")
             home_figure.make(folder / "book" / DRAWN)  # builds the sample store on first use
             explorer.make(folder / "book" / EXPLORED)
     except (execute.ExecutionError, OSError, ValueError, LookupError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     html = folder / "html"
-    if not build_site(folder / "book", html):
+    if not build_site(folder / "book", html, every_page=extended):
         print("\nThe site has warnings, and warnings are errors. See above.", file=sys.stderr)
         return 1
     seconds = time.perf_counter() - start
