@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from agn_helpers.columns import BANDS, check_bands, edition_2020, is_text, missing_mask
+from agn_helpers.columns import BANDS, check_bands, edition_2020, is_text, kind_of, missing_mask
 from agn_helpers.errors import DamagedStoreError, UnknownColumnError
 
 __all__ = ["AB_CORRECTION", "catalog_frame", "check_catalog", "magnitude_to_flux", "published_rows"]
@@ -59,7 +59,7 @@ def catalog_frame(record: npt.NDArray[Any]) -> pd.DataFrame:
     3                7  NaN
     """
     for name in record.dtype.names or ():
-        kind = record.dtype[name].kind
+        kind = kind_of(record.dtype[name])
         if kind in "VOc" or (name == "train_id" and kind not in "iu"):
             msg = f"The catalogue's column {name!r} holds {record.dtype[name]}, not what belongs there."
             raise DamagedStoreError(f"{msg} Look at it with .root['catalog'][:]")

@@ -162,6 +162,13 @@ def definition_table(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("column").astype({"n_missing": "Int64"})
 
 
+def kind_of(dtype: np.dtype[Any]) -> str:
+    """Return NumPy's letter for a kind of type, V for times in multiples of a unit: no frame takes those."""
+    if dtype.kind in "Mm" and np.datetime_data(dtype)[1] != 1:
+        return "V"
+    return dtype.kind
+
+
 def check_names(names: Iterable[str], known: Iterable[str], what: str, see: str) -> list[str]:
     """Return `names`, or the one name, as a list; raise `UnknownColumnError` for one not among `known`."""
     known, names = list(known), [names] if isinstance(names, str) else list(names)

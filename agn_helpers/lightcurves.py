@@ -7,7 +7,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from agn_helpers.columns import BANDS, MISSING_INTEGER, MISSING_MAGNITUDE, check_bands, check_names, is_text
+from agn_helpers.columns import (
+    BANDS,
+    MISSING_INTEGER,
+    MISSING_MAGNITUDE,
+    check_bands,
+    check_names,
+    is_text,
+    kind_of,
+)
 from agn_helpers.errors import InvalidValueError
 
 __all__ = ["clip_outliers", "merge_bands", "to_long", "to_wide"]
@@ -95,7 +103,7 @@ def long_plan(
     """
     names = dtype.names or ()
     for name in names:
-        if dtype[name].kind not in ("biuf" if name.endswith(PER_BAND) else "biufMmSU"):
+        if kind_of(dtype[name]) not in ("biuf" if name.endswith(PER_BAND) else "biufMmSU"):
             msg = f"The column {name!r} of a light curve holds {dtype[name]}, not numbers."
             raise InvalidValueError(msg)
     chosen = sorted(check_bands(bands, [b for b in BANDS if f"mjd_{b}" in names]), key=BANDS.index)

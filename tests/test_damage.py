@@ -22,6 +22,7 @@ from damage_table import ROWS, curve, edit, put, rewrite
 
 import agn_helpers as agn
 from agn_helpers.arrays import StoredArrays
+from agn_helpers.catalog import catalog_frame
 
 if sys.platform == "win32":
     pytest.skip("damages stores by links, pipes and permissions of POSIX", allow_module_level=True)
@@ -475,3 +476,21 @@ def test_half_a_million_definitions_take_no_time(tmp_path, made):
         ts.column_definitions()
     with agn.open_training_set(path) as ts, pytest.raises(agn.LimitError, match="definitions"):
         ts.define("nonsense")
+
+
+@pytest.mark.parametrize("unit", ["m8[99999s]", "M8[7D]"])
+def test_times_in_multiples_of_a_unit(unit):
+    """NumPy has them, no frame takes them: pandas' own error came through."""
+    rows = np.zeros(2, [("train_id", "i8"), ("seen", unit)])
+    rows["train_id"] = [0, 3]
+    with pytest.raises(agn.DamagedStoreError, match=r"column 'seen' holds .*, not what belongs there"):
+        catalog_frame(rows)
+    record = np.zeros(2, [("mjd_g", "f8"), ("seen", unit)])
+    with pytest.raises(agn.InvalidValueError, match="column 'seen' of a light curve holds"):
+        agn.to_long(record, 0)
+
+
+def test_times_in_a_unit_are_a_column():
+    rows = np.zeros(2, [("train_id", "i8"), ("seen", "M8[s]")])
+    rows["train_id"] = [0, 3]
+    assert catalog_frame(rows)["seen"].dtype.kind == "M"
