@@ -374,8 +374,11 @@ def test_only_a_few_batches_wait_at_once(ts):
 def test_ctrl_c_leaves_no_worker_behind(small_store, tmp_path, executor):
     """The signal goes to the whole group, as a terminal sends it. Workers mark their presence by a file."""
     program = textwrap.dedent(f"""
-        import os, pathlib, time
+        import os, pathlib, signal, time
         import agn_helpers as agn
+
+        # A test run in the background of a shell inherits that the signal is ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
         def slow(light_curve):
             pathlib.Path({str(tmp_path)!r}, f"{{os.getpid()}}").touch()
