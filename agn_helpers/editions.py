@@ -84,7 +84,7 @@ class _Tables(TrainingSet):
         self._connect()
 
     def _connect(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # each edition has its own
 
     def _parquet(self, name: str) -> Any:
         parquet = need("pyarrow.parquet", "editions", NotATrainingSetError)

@@ -132,7 +132,7 @@ def _package(need: "Requirement") -> Finding:
 def _kernel() -> Finding:
     """Say whether the kernel that the notebooks ask for starts this Python."""
     try:
-        import ipykernel  # noqa: F401
+        import ipykernel  # noqa: F401  # whether it can be imported is the question
         from jupyter_client.kernelspec import KernelSpecManager
     except ImportError:
         return Finding(False, "Jupyter kernel is not installed", f"{_python()} -m pip install ipykernel")

@@ -30,8 +30,8 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-import measure  # noqa: E402
-import repeat  # noqa: E402
+import measure  # noqa: E402  # found because of the line above
+import repeat  # noqa: E402  # likewise
 
 FULL = 24579
 TOUCHED = 4 * 2**30  # bytes; no reader needs more at the real set's size
