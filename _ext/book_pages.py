@@ -1,4 +1,4 @@
-"""Pages that need no other host and that everybody can use.
+"""Pages that everybody can use.
 
 Corrects what the theme and the notebook reader offer no option for, each found with axe-core or in
 a browser's request log. `tests/test_site.py` and `tests/test_site_browser.py` keep it so.
@@ -11,8 +11,6 @@ from __future__ import annotations
 import html
 import itertools
 import re
-import shutil
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,6 +35,10 @@ SUBSTITUTIONS = [
         r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand logo")',
         '<div class="sidebar-primary-item" role="navigation" aria-label="Book home">',
     ),
+    # A size that the browser can scale, so that it leaves room for the picture before it comes.
+    (r'(<img [^>]*) style="width: (\d+)px; height: (\d+)px;"', r'\1 width="\2" height="\3"'),
+    # An icon is a character that means nothing when read aloud.
+    (r'<i (?![^>]*aria-hidden)(class="[^"]*\bfa-[^>]*)>', r'<i aria-hidden="true" \1>'),
 ]
 PATTERNS = [(re.compile(pattern), new) for pattern, new in SUBSTITUTIONS]
 FRAME = re.compile(
@@ -102,21 +104,6 @@ def fix_pages(app: Sphinx, exception: Exception | None) -> None:
         new = fix_page(old)
         if new != old:
             page.write_text(new, encoding="utf-8")
-
-
-def copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
-    """Serve MathJax from the site.
-
-    Not from `_static` of the sources: Jupyter Book would load every script there on each page.
-    """
-    if exception or app.builder.format != "html":
-        return
-    package = distribution("sphinx-mathjax-offline")
-    source = Path(str(package.locate_file("sphinx-mathjax-offline/static/mathjax")))
-    target = Path(app.outdir) / "_static" / "mathjax"
-    fonts = Path("output", "chtml", "fonts")
-    shutil.copytree(source / fonts, target / fonts, dirs_exist_ok=True)
-    shutil.copyfile(source / "tex-chtml.js", target / "tex-chtml.js")
 
 
 def describe(
@@ -199,30 +186,10 @@ def write_extra_files(app: Sphinx, exception: Exception | None) -> None:
     )
 
 
-def drop_thebe(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], tree: nodes.document | None
-) -> None:
-    """Leave out the files of sphinx-thebe.
-
-    Jupyter Book 1 always loads it, it would fetch its library from another host, and it declares
-    one name twice, which is an error on every page.
-    """
-
-    def wanted(file: object) -> bool:
-        attributes = getattr(file, "attributes", None) or {}
-        return "THEBE_JS_URL" not in attributes.get("body", "") and "sphinx-thebe" not in str(file)
-
-    for kind in ("script_files", "css_files"):
-        if context.get(kind):
-            context[kind] = [file for file in context[kind] if wanted(file)]
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx about this extension."""
-    app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", adapt_launch_buttons, priority=900)
     app.connect("html-page-context", describe, priority=900)
-    app.connect("build-finished", copy_mathjax)
     app.connect("build-finished", write_extra_files)
     app.connect("build-finished", fix_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -98,6 +98,7 @@ MISTAKES = {
     "[x](gone.md)": "cross-reference target not found: 'gone.md'",
     "{term}`no such word`": "term not in glossary: 'no such word'",
     "```{nonsense}\n```": "Unknown directive type: 'nonsense'",
+    r"$\nonsense$": 'Unknown LaTeX command "\\nonsense"',
     "{cite:t}`Nobody1900`": 'could not find bibtex key "Nobody1900"',
 }
 

@@ -3,13 +3,16 @@
 Needs Chromium (`make browser`); skipped, with this reason, where there is none.
 """
 
+import gzip
 import json
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import axe_playwright_python
 import browser
 import pytest
 import yaml
+from fontTools.ttLib import TTFont
 from site_fixtures import ROOT
 
 pytestmark = pytest.mark.skipif(browser.find_chromium() is None, reason="needs Chromium: make browser")
@@ -35,6 +38,7 @@ THIN_OUT = """() => {
   }
   for (const row of document.querySelectorAll("tbody tr:nth-child(n+4)")) row.remove();
 }"""
+WEIGHT_LIMIT = 1_000_000  # bytes, with all that the page loads
 TOO_WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -70,8 +74,6 @@ def asks_others(url):
 
 def visit(tab, url):
     tab.goto(url, wait_until="load")
-    tab.wait_for_function("() => !window.MathJax?.startup || window.MathJax.startup.promise")
-    tab.evaluate("() => window.MathJax?.startup?.promise")
     # The explorer draws, loads the light curve of a source, and then says which one it is.
     tab.wait_for_function(
         "() => [...document.querySelectorAll('.explorer-summary')].every(e => e.textContent)"
@@ -83,9 +85,74 @@ def test_pages_load_without_error_and_ask_no_other_host(where, site, address, ta
     for name in browser.pages(site):
         visit(tab, address + name if where == "server" else (site / name).as_uri())
         assert tab.problems == [], name
-        assert tab.locator("mjx-merror, [data-mjx-error]").count() == 0, name
-        if tab.locator(".math").count():
-            assert tab.locator("mjx-container").count() >= tab.locator(".math").count(), name
+
+
+FORMULAS = """() => [...document.querySelectorAll(".math")].map(e => {
+  const drawn = e.querySelector("math")?.getBoundingClientRect();
+  return {text: e.textContent, size: drawn ? Math.min(drawn.width, drawn.height) : 0};
+})"""
+
+
+def test_formulas_are_drawn(site, address, tab):
+    seen = 0
+    for name in browser.pages(site):
+        visit(tab, address + name)
+        for formula in tab.evaluate(FORMULAS):
+            assert formula["size"] > 4, (name, formula)  # pixels
+            assert "\\" not in formula["text"], (name, formula)
+            seen += 1
+    assert seen > 20
+
+
+ICONS = """() => [...document.querySelectorAll("[class*='fa-']")].map(e => {
+  const style = getComputedStyle(e, "::before");
+  const named = /Brands/.test(style.fontFamily) ? "brands" : style.fontWeight == 900 ? "solid" : "regular";
+  return {icon: e.className, font: named, drawn: style.content.replaceAll('"', "")};
+})"""
+
+
+def test_every_icon_is_in_the_sites_fonts(site, address, tab):
+    fonts = {
+        path.stem.split("-")[1]: TTFont(path).getBestCmap()
+        for path in (site / "_static/vendor/fontawesome/webfonts").iterdir()
+    }
+    seen = set()
+    for name in browser.pages(site):
+        visit(tab, address + name)
+        for icon in tab.evaluate(ICONS):
+            assert len(icon["drawn"]) == 1, (name, icon)
+            assert ord(icon["drawn"]) in fonts[icon["font"]], (name, icon)
+            seen.add(icon["drawn"])
+    assert len(seen) > 10
+
+
+def as_sent(path):
+    """Bytes of a file as a web server sends it: text compressed, the rest as it is."""
+    data = path.read_bytes()
+    return len(gzip.compress(data, 6) if path.suffix in (".html", ".js", ".css", ".svg") else data)
+
+
+def test_first_visit_to_any_page_is_light(site, address, chromium):
+    heavy = {}
+    for name in browser.pages(site):
+        with chromium.new_context() as context:
+            page, files = context.new_page(), set()
+            page.on("request", lambda r, files=files: files.add(urlsplit(r.url)))
+            visit(page, address + name)
+            page.wait_for_load_state("networkidle")
+        paths = [site / parts.path.lstrip("/") for parts in files if parts.scheme == "http"]
+        assert site / name in paths
+        if (total := sum(map(as_sent, paths))) > WEIGHT_LIMIT:
+            heavy[name] = total
+    assert heavy == {}
+
+
+def test_pictures_leave_their_room_before_they_come(address, tab):
+    tab.route("**/*.png", lambda route: route.abort())
+    visit(tab, address + "notebooks/03_light_curves.html")
+    sizes = tab.eval_on_selector_all(".cell_output img", "a => a.map(x => [x.clientWidth, x.clientHeight])")
+    assert len(sizes) > 5
+    assert all(width > 300 and height > 150 for width, height in sizes), sizes
 
 
 def test_a_request_to_another_host_would_be_noticed(tab):

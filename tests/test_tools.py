@@ -251,18 +251,41 @@ def test_staging_keeps_times_and_removes_what_is_gone(small_book, tmp_path):
     build_book.stage(stage)
     time = (stage / "index.md").stat().st_mtime_ns
     (stage / "old.md").write_text("old")
-    assert not build_book.stage(stage)
+    assert build_book.stage(stage)
     assert (stage / "index.md").stat().st_mtime_ns == time
     assert not (stage / "old.md").exists()
 
 
-def test_every_page_is_built_again_when_an_extension_changes(small_book, tmp_path):
+@pytest.mark.parametrize("name", ["_ext/book_home.py", "_static/book.css"])
+def test_every_page_is_built_again_when_an_extension_or_the_style_changes(small_book, tmp_path, name):
     """Sphinx does not know which pages depend on it, so it left the old ones."""
     stage = tmp_path / "stage"
     assert build_book.stage(stage)
     assert not build_book.stage(stage)
-    (stage / "_ext" / "book_home.py").write_text("as it was")
+    (stage / name).write_text("as it was")
     assert build_book.stage(stage)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::PendingDeprecationWarning")  # of others
+def test_next_build_tells_a_mistake_again_and_drops_a_page_that_is_gone(small_book, tmp_path):
+    """Sphinx tells a page's warnings only when it reads it, and leaves pages of sources that are gone."""
+    book, html = tmp_path / "book", tmp_path / "html"
+
+    def build():
+        return build_book.build_site(book, html, anew=build_book.stage(book))
+
+    (small_book / "notebooks" / "01_short.ipynb").unlink()
+    (small_book / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    (small_book / "index.md").write_text("# Title\n\n```{nonsense}\n```\n")
+    (small_book / "notebooks" / "old.md").write_text("---\norphan: true\n---\n# Old\n")
+    assert [build(), build()] == [False, False]
+    (small_book / "index.md").write_text("# Title\n")
+    assert build()
+    assert (html / "notebooks" / "old.html").exists()
+    (small_book / "notebooks" / "old.md").unlink()
+    assert build()
+    assert not (html / "notebooks" / "old.html").exists()
+    assert (html / "index.html").exists()
 
 
 def test_zip_holds_the_whole_site_and_is_the_same_twice(tmp_path, capsys):

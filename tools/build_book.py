@@ -42,10 +42,11 @@ def stage(folder: Path) -> bool:
     Returns
     -------
     bool
-        Whether a file of the extensions changed, of which Sphinx does not know that pages depend on it.
+        Whether every page must be built anew: a file of the extensions or of the style changed, of
+        which Sphinx does not know that pages depend on it, or a source is gone.
     """
     wanted: set[Path] = set()
-    extended = False
+    anew = False
     for pattern in SOURCES:
         for source in sorted(ROOT.glob(pattern)):
             files = [source] if source.is_file() else sorted(source.rglob("*"))
@@ -59,13 +60,14 @@ def stage(folder: Path) -> bool:
                 if not target.exists() or target.read_bytes() != file.read_bytes():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, target)
-                    extended |= relative.parts[0] == "_ext"
+                    anew |= relative.parts[0] in ("_ext", "_static")
     for target in sorted(folder.rglob("*")):
         made = target.parent in (folder / DRAWN, folder / EXPLORED)
         unwanted = target.relative_to(folder) not in wanted and not made
         if target.is_file() and unwanted:
             target.unlink()
-    return extended
+            anew = True
+    return anew
 
 
 def resolve(store: str) -> str:
@@ -139,10 +141,13 @@ def execute_on(location: str, folder: Path) -> None:
         print(f"  [{number}/{len(staged)}] {path.name}: {word}", flush=True)
 
 
-def build_site(book: Path, html: Path, every_page: bool = False) -> bool:
+def build_site(book: Path, html: Path, anew: bool = False) -> bool:
     """Let Jupyter Book build the staged sources, or those that changed; True when there was no warning."""
     from jupyter_book.sphinx import build_sphinx
 
+    doctrees = html.with_name(f".{html.name}-doctrees")
+    if anew and (html / ".buildinfo").exists():  # Sphinx made these pages, some of sources now gone
+        shutil.rmtree(html, ignore_errors=True)
     # Jupyter Book's own command knows only one place for its results, a folder `_build`.
     result = build_sphinx(
         book,
@@ -153,13 +158,15 @@ def build_site(book: Path, html: Path, every_page: bool = False) -> bool:
             "external_toc_path": (book / "_toc.yml").as_posix(),
             "latex_individualpages": False,
         },
-        doctreedir=html.with_name(f".{html.name}-doctrees"),
-        freshenv=every_page,
-        force_all=every_page,
+        doctreedir=doctrees,
+        freshenv=anew,
+        force_all=anew,
         warningiserror=True,
         keep_going=True,
         quiet=True,
     )
+    if result:  # a page is read again only when it changed, and its warnings told only then
+        shutil.rmtree(doctrees, ignore_errors=True)
     return result == 0
 
 
@@ -184,20 +191,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not options.output:
                 folder = folder / "stores" / store_name(location)
             print(f"The book about {location}:", flush=True)
-            extended = stage(folder / "book")
+            anew = stage(folder / "book")
             execute_on(location, folder)
             home_figure.make(folder / "book" / DRAWN, location)
             explorer.make(folder / "book" / EXPLORED, location)
         else:
             os.environ.pop("AGN_STORE", None)
-            extended = stage(folder / "book")
+            anew = stage(folder / "book")
             home_figure.make(folder / "book" / DRAWN)  # builds the sample store on first use
             explorer.make(folder / "book" / EXPLORED)
     except (execute.ExecutionError, OSError, ValueError, LookupError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     html = folder / "html"
-    if not build_site(folder / "book", html, every_page=extended):
+    if not build_site(folder / "book", html, anew=anew):
         print("\nThe site has warnings, and warnings are errors. See above.", file=sys.stderr)
         return 1
     seconds = time.perf_counter() - start
