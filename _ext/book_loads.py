@@ -23,15 +23,12 @@ ICON_RULE = re.compile(r'(?:\.fa-[\w-]+:before,?)+\{content:"[^"]+"\}')
 ESCAPE = re.compile(r"\\([0-9a-f]{4,5})\b")
 COMPRESSED_FONT = re.compile(r'url\([^)]*\.woff2\) format\("woff2"\),')
 
-# What every page of the theme loads in vain, and the page that does use it.
-UNUSED = {
-    # A script of 1.5 MB that draws each icon a second time, over the one from the font.
-    "": re.compile(r'<script defer src="[^"]*/fontawesome\.js[^"]*"></script>\n'),
-    # The index for a search that answers while one types, which is off.
-    "search": re.compile(
-        r'<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>\n\s*'
-    ),
-}
+# On every page of the theme: a script of 1.5 MB that draws each icon a second time, over the one from
+# the font, ...
+ICON_SCRIPT = re.compile(r'<script defer src="[^"]*/fontawesome\.js[^"]*"></script>\n')
+# ... and the index for a search that answers while one types, which is off. One page does search.
+SEARCH = re.compile(r'<script src="[^"]*(?:searchtools|language_data|searchindex)\.js"></script>\n\s*')
+SEARCHES = 'id="search-results"'
 
 
 def drop_thebe(
@@ -57,10 +54,10 @@ def drop_unused(app: Sphinx, exception: Exception | None) -> None:
     if exception or app.builder.format != "html":
         return
     for page in pages(app):
-        old = new = page.read_text(encoding="utf-8")
-        for name, pattern in UNUSED.items():
-            if page.stem != name:
-                new = pattern.sub("", new)
+        old = page.read_text(encoding="utf-8")
+        new = ICON_SCRIPT.sub("", old)
+        if SEARCHES not in old:
+            new = SEARCH.sub("", new)
         if new != old:
             page.write_text(new, encoding="utf-8")
 
