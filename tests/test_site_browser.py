@@ -278,7 +278,13 @@ def test_form_makes_a_link_to_the_readers_own_hub(address, tab):
 
 def test_home_page_shows_all_in_one_screen(site, address, tab):
     visit(tab, address + "index.html")
-    for what in (".bd-article h1", ".start-button", ".hero-picture.only-light", ".chapter-card >> nth=-1"):
+    for what in (
+        ".bd-article h1",
+        ".start-button",
+        ".hero-picture.only-light",
+        ".hero-caption",
+        ".chapter-card >> nth=-1",
+    ):
         box = tab.locator(what).first.bounding_box()
         assert box["y"] + box["height"] <= 900, what
     contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))

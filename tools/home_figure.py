@@ -12,11 +12,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from astropy.time import Time
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import agn_helpers as agn
 
-THEMES = {"light": ("#1c2733", "#d5dde5"), "dark": ("#dde5ec", "#33414f")}
+# Ink, rules, and how much white is mixed into the bands' colours, which are made for white paper.
+THEMES = {"light": ("#1c2733", "#d5dde5", 0.0), "dark": ("#dde5ec", "#33414f", 0.4)}
 CANDIDATES = 60  # the most variable of the first ones in the store
 
 
@@ -35,7 +37,7 @@ def choose(store: agn.TrainingSet) -> pd.DataFrame:
     return chosen
 
 
-def draw(frame: pd.DataFrame, ink: str, rule: str, size: tuple[float, float]) -> Figure:
+def draw(frame: pd.DataFrame, ink: str, rule: str, white: float, size: tuple[float, float]) -> Figure:
     """The five bands against the year."""
     figure, ax = plt.subplots(figsize=size, layout="constrained")
     figure.patch.set_alpha(0)
@@ -47,7 +49,7 @@ def draw(frame: pd.DataFrame, ink: str, rule: str, size: tuple[float, float]) ->
             year,
             part["mag"],
             agn.BAND_MARKERS[band],
-            color=agn.BAND_COLOURS[band],
+            color=(1 - white) * np.array(to_rgb(agn.BAND_COLOURS[band])) + white,
             markersize=6,
             alpha=0.85,
             markeredgewidth=0,
@@ -87,15 +89,15 @@ def make(folder: Path, location: str | None = None) -> None:
     style = {"svg.fonttype": "none", "svg.hashsalt": "agn", "font.size": 11,
              "font.family": "sans-serif"}  # fmt: skip
     with plt.style.context("default"), plt.rc_context({"backend": "agg"}):
-        for theme, (ink, rule) in THEMES.items():
+        for theme, colours in THEMES.items():
             file = io.BytesIO()
             with plt.rc_context(style):
-                figure = draw(frame, ink, rule, (5.6, 3.9))
+                figure = draw(frame, *colours, size=(5.6, 3.9))
                 figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
             plt.close(figure)
             pictures[f"home-{theme}.svg"] = file.getvalue()
         file = io.BytesIO()
-        figure = draw(frame, *THEMES["light"], (12, 6.3))
+        figure = draw(frame, *THEMES["light"], size=(12, 6.3))
         figure.savefig(file, format="png", dpi=100, facecolor="white")
         plt.close(figure)
         pictures["social.png"] = file.getvalue()
