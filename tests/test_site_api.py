@@ -37,4 +37,5 @@ def test_each_name_of_another_project_exists_and_the_reference_leads_to_its_page
 def test_errors_of_a_function_lead_to_what_they_mean(site):
     page = (site / "reference" / "api.html").read_text(encoding="utf-8")
     for name in ("errors.InvalidValueError", "errors.UnknownTrainIdError", "TrainingSet"):
-        assert f'<a class="reference internal" href="#agn_helpers.{name}" title="agn_helpers.{name}"><code' in page
+        link = f'<a class="reference internal" href="#agn_helpers.{name}" title="agn_helpers.{name}"><code'
+        assert link in page, name
