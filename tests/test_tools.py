@@ -186,7 +186,16 @@ def small_book(tmp_path, monkeypatch):
     ]
     nbformat.write(new_notebook(cells=cells), root / "notebooks" / "01_short.ipynb")
     monkeypatch.setattr(build_book, "ROOT", root)
-    sources = ("_config.yml", "_toc.yml", "_ext", "_static", "notebooks", "reference/*.bib", "index.md")
+    sources = (
+        "_config.yml",
+        "_toc.yml",
+        "_ext",
+        "_static",
+        "notebooks",
+        "reference/*.bib",
+        "reference/inventories",
+        "index.md",
+    )
     monkeypatch.setattr(build_book, "SOURCES", sources)
     return root
 
