@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import logging
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ FONTS = Path("vendor", "fontawesome", "webfonts")
 ICON = re.compile(r"\bfa-[a-z0-9-]+")
 ICON_RULE = re.compile(r'(?:\.fa-[\w-]+:before,?)+\{content:"[^"]+"\}')
 ESCAPE = re.compile(r"\\([0-9a-f]{4,5})\b")
-COMPRESSED_FONT = re.compile(r'url\([^)]*\.woff2\) format\("woff2"\),')
+FONT = re.compile(r'url\([^)]*\.woff2\) format\("woff2"\),url\([^)]*/([\w-]+)\.ttf\) format\("truetype"\)')
 
 # On every page of the theme: a script of 1.5 MB that draws each icon a second time, over the one from
 # the font, ...
@@ -69,28 +72,38 @@ def pages(app: Sphinx) -> list[Path]:
 
 
 def cut_icons(app: Sphinx, exception: Exception | None) -> None:
-    """Leave of the theme's two thousand icons those that a page or a script names."""
+    """Leave of the theme's two thousand icons those that a page or a script names.
+
+    Their fonts become part of the style sheet: Firefox loads no font for a page that is opened from a
+    folder.
+    """
     if exception or app.builder.format != "html":
         return
     static = Path(app.outdir) / "_static"
     (static / "scripts" / "fontawesome.js").unlink(missing_ok=True)
+    shutil.rmtree(static / FONTS, ignore_errors=True)
     files = [*pages(app), *static.rglob("*.js")]
     named = {name for file in files for name in ICON.findall(file.read_text(encoding="utf-8"))}
     style = ICON_RULE.sub(
         lambda rule: rule[0] if named.intersection(ICON.findall(rule[0])) else "",
         (THEME / STYLE).read_text(encoding="utf-8"),
     )
-    (static / STYLE).write_text(COMPRESSED_FONT.sub("", style), encoding="utf-8")
     drawn = {int(code, 16) for code in ESCAPE.findall(style)} | {ord(c) for c in style if c >= "\ue000"}
+    style = FONT.sub(lambda source: f'url("{cut_font(source[1], drawn)}") format("truetype")', style)
+    (static / STYLE).write_text(style, encoding="utf-8")
+
+
+def cut_font(name: str, drawn: set[int]) -> str:
+    """An address that holds a font of the theme itself, cut to some characters."""
     logging.getLogger("fontTools.subset").setLevel(logging.WARNING)  # tells each table otherwise
-    for source in (THEME / FONTS).glob("*.ttf"):
-        options = subset.Options(name_IDs="*")  # its licence is among them
-        cutter = subset.Subsetter(options)
-        cutter.populate(unicodes=drawn)
-        with subset.load_font(source, options) as font:
-            cutter.subset(font)
-            subset.save_font(font, static / FONTS / source.name, options)
-        (static / FONTS / source.name).with_suffix(".woff2").unlink(missing_ok=True)
+    options = subset.Options(name_IDs="*")  # its licence is among them
+    cutter = subset.Subsetter(options)
+    cutter.populate(unicodes=drawn)
+    file = io.BytesIO()
+    with subset.load_font(THEME / FONTS / f"{name}.ttf", options) as font:
+        cutter.subset(font)
+        subset.save_font(font, file, options)
+    return f"data:font/ttf;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -3,8 +3,11 @@
 Needs Chromium (`make browser`); skipped, with this reason, where there is none.
 """
 
+import base64
 import gzip
+import io
 import json
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -106,16 +109,23 @@ def test_formulas_are_drawn(site, address, tab):
 
 ICONS = """() => [...document.querySelectorAll("[class*='fa-']")].map(e => {
   const style = getComputedStyle(e, "::before");
-  const named = /Brands/.test(style.fontFamily) ? "brands" : style.fontWeight == 900 ? "solid" : "regular";
+  const named = /Brands/.test(style.fontFamily) ? "Brands" : style.fontWeight;
   return {icon: e.className, font: named, drawn: style.content.replaceAll('"', "")};
 })"""
 
 
 def test_every_icon_is_in_the_sites_fonts(site, address, tab):
+    """They are part of the style sheet: Firefox loads no font for a page opened from a folder."""
+    style = (site / "_static/styles/pydata-sphinx-theme.css").read_text(encoding="utf-8")
+    found = re.findall(
+        r"font-family:Font Awesome\\ 6 (\w+);.*?weight:(\d+);src:url\(\"data:.*?,(.*?)\"\)", style
+    )
     fonts = {
-        path.stem.split("-")[1]: TTFont(path).getBestCmap()
-        for path in (site / "_static/vendor/fontawesome/webfonts").iterdir()
+        "Brands" if family == "Brands" else weight: TTFont(io.BytesIO(base64.b64decode(data))).getBestCmap()
+        for family, weight, data in found
     }
+    assert set(fonts) == {"Brands", "400", "900"}
+    assert "url(../vendor" not in style
     seen = set()
     for name in browser.pages(site):
         visit(tab, address + name)
