@@ -18,20 +18,37 @@ from sphinx.writers.html import HTML5Translator
 LOG = logging.getLogger(__name__)
 # Between a function's name and what it is applied to, unless that stands in brackets.
 APPLIED = re.compile(r"(<mo>&ApplyFunction;</mo>)(?=\s*<m[in][ >])")
-# As LaTeX does: names of more than one letter, capital Greek letters, signs. The style sheet slants the rest.
-UPRIGHT = re.compile(r'<mi(?: class="capital-greek")?>(?=[^<]{2}|[Α-Ω∞])')
+# As LaTeX does: one letter is slanted, but not a name of more, a capital Greek letter or a sign. Left to
+# themselves browsers take slanted letters from another block of Unicode, and so from another font.
+LETTER = re.compile(r"<mi(?: class=\"capital-greek\")?>(?=([a-zA-Zα-ωϑϕϵ]<)?)")
+PUNCTUATION = re.compile(r"[.,;:!?)\]]+")
 THIN_SPACE = '<mspace width="0.1667em"></mspace>'
+
+
+def styled(letter: re.Match[str]) -> str:
+    """The tag of a letter or a name; the style sheet slants its class."""
+    return '<mi mathvariant="normal"' + (' class="slanted">' if letter[1] else ">")
 
 
 def mathml(node: nodes.Element, as_block: bool) -> str:
     """The formula of a node; a mistake in it is a warning, which stops the build."""
     formula = node.astext()
     try:
-        written = UPRIGHT.sub('<mi mathvariant="normal">', tex2mathml(formula, as_block=as_block))
+        written = LETTER.sub(styled, tex2mathml(formula, as_block=as_block))
         return APPLIED.sub(r"\1" + THIN_SPACE, written)
     except (ValueError, IndexError) as error:
         LOG.warning("cannot draw the formula %r: %s", formula, error, location=node)
         return ""
+
+
+def keep_punctuation(app: Sphinx, document: nodes.document) -> None:
+    """Let no line end between a formula and the comma after it, where browsers would break it."""
+    for node in list(document.findall(nodes.math)):
+        parent, after = node.parent, node.parent.index(node) + 1
+        text = parent[after] if after < len(parent) else None
+        if isinstance(text, nodes.Text) and (found := PUNCTUATION.match(text)):
+            unbroken = nodes.inline("", "", node, nodes.Text(found[0]), classes=["unbroken"])
+            parent[after - 1 : after + 1] = [unbroken, nodes.Text(text[found.end() :])]
 
 
 def visit_inline(self: HTML5Translator, node: nodes.math) -> None:
@@ -55,5 +72,6 @@ def visit_block(self: HTML5Translator, node: nodes.math_block) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx about this extension."""
+    app.connect("doctree-read", keep_punctuation)
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

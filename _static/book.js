@@ -14,6 +14,9 @@ addEventListener("afterprint", () => {
   }
 });
 
+// A page that was opened from a folder may not read the others, from which the search would quote.
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
 // The set-up page makes a link to the reader's own JupyterHub.
 addEventListener("DOMContentLoaded", () => {
   const form = document.querySelector(".hub-form");

@@ -90,10 +90,16 @@ def test_pages_load_without_error_and_ask_no_other_host(where, site, address, ta
         assert tab.problems == [], name
 
 
-FORMULAS = """() => [...document.querySelectorAll(".math")].map(e => {
+FORMULAS = """() => { const LETTER = /^[a-zA-Zα-ω]$/; return [...document.querySelectorAll(".math")].map(e => {
   const drawn = e.querySelector("math")?.getBoundingClientRect();
-  return {text: e.textContent, size: drawn ? Math.min(drawn.width, drawn.height) : 0};
-})"""
+  const slanted = x => getComputedStyle(x).fontStyle == "italic";
+  return {
+    text: e.textContent,
+    size: drawn ? Math.min(drawn.width, drawn.height) : 0,
+    wrong: [...e.querySelectorAll("mi")].filter(x => slanted(x) != LETTER.test(x.textContent)).length,
+    loose: getComputedStyle(e.parentElement).whiteSpace != "nowrap" && /^[.,;:!?)]/.test(e.nextSibling?.data),
+  };
+}); }"""
 
 
 def test_formulas_are_drawn(site, address, tab):
@@ -103,6 +109,8 @@ def test_formulas_are_drawn(site, address, tab):
         for formula in tab.evaluate(FORMULAS):
             assert formula["size"] > 4, (name, formula)  # pixels
             assert "\\" not in formula["text"], (name, formula)
+            assert not formula["wrong"], (name, formula)  # as in print: one letter is slanted, a word not
+            assert not formula["loose"], (name, formula)  # no line ends before the comma
             seen += 1
     assert seen > 20
 
@@ -225,13 +233,15 @@ def test_code_lines_fit_at_full_width(site, address, tab):
     assert wide == {}
 
 
-def test_search_finds_a_word_of_every_chapter(site, address, tab):
+@pytest.mark.parametrize("where", ["server", "folder"])
+def test_search_finds_a_word_of_every_chapter(where, site, address, tab):
+    start = address if where == "server" else f"{site.as_uri()}/"
     for path in sorted((site / "notebooks").glob("*.html")):
         title = tab_title(site, path)
-        tab.goto(f"{address}search.html?q={'+'.join(title.split())}", wait_until="load")
-        tab.wait_for_selector("#search-results li a")
-        links = tab.eval_on_selector_all("#search-results li a", "a => a.map(x => x.href)")
-        assert any(path.name in link for link in links), title
+        tab.goto(f"{start}search.html?q={'+'.join(title.split())}", wait_until="load")
+        tab.wait_for_selector(f"#search-results li a[href*='{path.name}']")
+        tab.wait_for_load_state("networkidle")  # it reads the pages that it quotes
+    assert tab.problems == []
 
 
 def tab_title(site, path):
