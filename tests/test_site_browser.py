@@ -90,16 +90,17 @@ def test_pages_load_without_error_and_ask_no_other_host(where, site, address, ta
         assert tab.problems == [], name
 
 
-FORMULAS = """() => { const LETTER = /^[a-zA-Zα-ω]$/; return [...document.querySelectorAll(".math")].map(e => {
+FORMULAS = """() => [...document.querySelectorAll(".math")].map(e => {
+  const letter = /^[a-zA-Zα-ω]$/;
   const drawn = e.querySelector("math")?.getBoundingClientRect();
   const slanted = x => getComputedStyle(x).fontStyle == "italic";
   return {
     text: e.textContent,
     size: drawn ? Math.min(drawn.width, drawn.height) : 0,
-    wrong: [...e.querySelectorAll("mi")].filter(x => slanted(x) != LETTER.test(x.textContent)).length,
+    wrong: [...e.querySelectorAll("mi")].filter(x => slanted(x) != letter.test(x.textContent)).length,
     loose: getComputedStyle(e.parentElement).whiteSpace != "nowrap" && /^[.,;:!?)]/.test(e.nextSibling?.data),
   };
-}); }"""
+})"""
 
 
 def test_formulas_are_drawn(site, address, tab):
