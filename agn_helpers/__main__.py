@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument(
         "--from", dest="addresses", action="append", metavar="URL", help="a mirror; may be given again"
     )
+    command.add_argument(
+        "--manifest", action="store_true", help="write PATH.sha256 too, as the command manifest"
+    )
     command.add_argument("--quiet", action="store_true", help="no progress bars")
     command = commands.add_parser("check", help="look whether this Python has all that the book needs")
     command.add_argument("--module-only", action="store_true", help="leave out what only the chapters need")
@@ -67,7 +70,7 @@ def _fetch_stripe82(chosen: argparse.Namespace) -> int:
     Place(chosen.path).remove()  # a target that cannot be written is told before the long download
     paths = fetch_stripe82(chosen.folder, addresses=addresses, progress=progress)
     folder = next(iter(paths.values())).parent
-    store = build_stripe82_store(chosen.path, folder, progress=progress)
+    store = build_stripe82_store(chosen.path, folder, manifest=chosen.manifest, progress=progress)
     sys.stdout.write(f"{store}\nOpen it: agn.open_training_set({str(store)!r})\n")
     return 0
 

@@ -530,7 +530,9 @@ def test_a_file_that_was_cut_off_is_told_wherever_it_was_cut(archive, tmp_path):
 def test_the_road_from_server_to_store_to_command_line(web, tmp_path, capsys):
     target = tmp_path / "mine.zarr.zip"
     arguments = ["fetch-stripe82", str(target), "--folder", str(tmp_path / "cache"), "--from", web.address]
-    assert main([*arguments, "--quiet"]) == 0
+    assert main([*arguments, "--quiet", "--manifest"]) == 0
+    assert agn.validate_store(target).ok
+    assert target.with_name("mine.zarr.zip.sha256").exists()
     assert "open_training_set(" in capsys.readouterr().out
     with agn.open_training_set(target) as ts:
         assert len(ts.catalog()) == len(ROWS)
