@@ -16,8 +16,10 @@ from sphinx.util.math import get_node_equation_number
 from sphinx.writers.html import HTML5Translator
 
 LOG = logging.getLogger(__name__)
-# Between a function's name and what it is applied to, unless that stands in brackets.
-APPLIED = re.compile(r"(<mo>&ApplyFunction;</mo>)(?=\s*<m[in][ >])")
+# Where LaTeX leaves room: before a function's name, and after it unless a bracket follows.
+ROOM = re.compile(
+    r"(?<=</m[in]>)(?=\s*<mi[^>]*>\w+</mi>\s*<mo>&ApplyFunction;)|(?<=&ApplyFunction;</mo>)(?=\s*<m[in][ >])"
+)
 # As LaTeX does: one letter is slanted, but not a name of more, a capital Greek letter or a sign. Left to
 # themselves browsers take slanted letters from another block of Unicode, and so from another font.
 LETTER = re.compile(r"<mi(?: class=\"capital-greek\")?>(?=([a-zA-Zα-ωϑϕϵ]<)?)")
@@ -35,7 +37,7 @@ def mathml(node: nodes.Element, as_block: bool) -> str:
     formula = node.astext()
     try:
         written = LETTER.sub(styled, tex2mathml(formula, as_block=as_block))
-        return APPLIED.sub(r"\1" + THIN_SPACE, written)
+        return ROOM.sub(THIN_SPACE, written)
     except (ValueError, IndexError) as error:
         LOG.warning("cannot draw the formula %r: %s", formula, error, location=node)
         return ""
