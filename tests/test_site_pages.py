@@ -1,13 +1,16 @@
 """What the build corrects in the pages of others."""
 
+import re
 import sys
 
 import pandas as pd
 import pytest
+from docutils import nodes
 from site_fixtures import ROOT
 
 sys.path.insert(0, str(ROOT / "_ext"))
 
+import book_math
 import book_pages
 
 
@@ -53,3 +56,28 @@ def test_correcting_twice_changes_nothing_more():
     frame = pd.DataFrame({"z": [2.1]})
     once = book_pages.fix_page(frame.to_html())
     assert book_pages.fix_page(once) == once
+
+
+@pytest.mark.parametrize(
+    ("formula", "parts"),
+    [
+        (r"X \sin\varphi", ["X", "_", "sin", "_", "φ"]),
+        (r"2b \sinh(x)", ["2", "b", "_", "sinh", "(", "x", ")"]),
+        (r"-\ln 10", ["−", "ln", "_", "10"]),
+        (r"\mathrm{SF}_\infty", ["SF", "∞"]),
+    ],
+)
+def test_formula_leaves_room_around_the_name_of_a_function(formula, parts):
+    written = book_math.mathml(nodes.math("", formula), as_block=False).replace("&ApplyFunction;", "")
+    found = re.findall(r"(?:<mspace[^>]*>)|>([^<\s]+)<", written)
+    assert [part or "_" for part in found] == parts
+
+
+@pytest.mark.parametrize(
+    ("formula", "slanted"),
+    [(r"\Delta t", ["t"]), (r"\mathrm{SF}_\infty", []), (r"R\,\tan\zeta", ["R", "ζ"]), ("2^{53}", [])],
+)
+def test_one_letter_is_slanted_and_a_word_is_not(formula, slanted):
+    written = book_math.mathml(nodes.math("", formula), as_block=False)
+    assert re.findall(r'class="slanted">(.)<', written) == slanted
+    assert "<mi>" not in written, "browsers would slant it in their own way"
