@@ -483,7 +483,7 @@ def odd_site(odd_store, tmp_path_factory):
     book = folder / "book"
     book.mkdir()
     (book / "reference").mkdir()
-    for name in ("_config.yml", "_ext", "_static", "reference/references.bib"):
+    for name in ("_config.yml", "_ext", "_static", "reference/references.bib", "reference/inventories"):
         (book / name).symlink_to(ROOT / name)
     (book / "_toc.yml").write_text("format: jb-book\nroot: index\n")
     (book / "index.md").write_text(BOOK)
