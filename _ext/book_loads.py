@@ -80,7 +80,8 @@ def cut_icons(app: Sphinx, exception: Exception | None) -> None:
     if exception or app.builder.format != "html":
         return
     static = Path(app.outdir) / "_static"
-    (static / "scripts" / "fontawesome.js").unlink(missing_ok=True)
+    for file in (static / "scripts").glob("fontawesome.js*"):
+        file.unlink()
     shutil.rmtree(static / FONTS, ignore_errors=True)
     files = [*pages(app), *static.rglob("*.js")]
     named = {name for file in files for name in ICON.findall(file.read_text(encoding="utf-8"))}
