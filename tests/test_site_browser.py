@@ -59,16 +59,24 @@ def address(site):
 
 @pytest.fixture
 def tab(chromium):
-    """A page that collects what goes wrong in it."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    yield watched(context)
+    context.close()
+
+
+def watched(context):
+    """A page that collects what goes wrong in it.
+
+    A test that looks at `problems` takes a new one for each address: leaving a page stops what it still
+    loads, its icon for example, which is no problem of the page.
+    """
     page = context.new_page()
     page.problems = []
     page.on("console", lambda m: m.type == "error" and page.problems.append(m.text))
     page.on("pageerror", lambda e: page.problems.append(str(e)))
     page.on("requestfailed", lambda r: page.problems.append(f"{r.url}: {r.failure}"))
     page.on("request", lambda r: page.problems.append(f"asks {r.url}") if asks_others(r.url) else None)
-    yield page
-    context.close()
+    return page
 
 
 def asks_others(url):
@@ -86,8 +94,10 @@ def visit(tab, url):
 @pytest.mark.parametrize("where", ["server", "folder"])
 def test_pages_load_without_error_and_ask_no_other_host(where, site, address, tab):
     for name in browser.pages(site):
-        visit(tab, address + name if where == "server" else (site / name).as_uri())
-        assert tab.problems == [], name
+        page = watched(tab.context)
+        visit(page, address + name if where == "server" else (site / name).as_uri())
+        assert page.problems == [], name
+        page.close()
 
 
 FORMULAS = """() => [...document.querySelectorAll(".math")].map(e => {
@@ -239,10 +249,12 @@ def test_search_finds_a_word_of_every_chapter(where, site, address, tab):
     start = address if where == "server" else f"{site.as_uri()}/"
     for path in sorted((site / "notebooks").glob("*.html")):
         title = tab_title(site, path)
-        tab.goto(f"{start}search.html?q={'+'.join(title.split())}", wait_until="load")
-        tab.wait_for_selector(f"#search-results li a[href*='{path.name}']")
-        tab.wait_for_load_state("networkidle")  # it reads the pages that it quotes
-    assert tab.problems == []
+        page = watched(tab.context)
+        page.goto(f"{start}search.html?q={'+'.join(title.split())}", wait_until="load")
+        page.wait_for_selector(f"#search-results li a[href*='{path.name}']")
+        page.wait_for_load_state("networkidle")  # it reads the pages that it quotes
+        assert page.problems == []
+        page.close()
 
 
 def tab_title(site, path):
