@@ -74,8 +74,8 @@ def pages(app: Sphinx) -> list[Path]:
 def cut_icons(app: Sphinx, exception: Exception | None) -> None:
     """Leave of the theme's two thousand icons those that a page or a script names.
 
-    Their fonts become part of the style sheet: Firefox loads no font for a page that is opened from a
-    folder.
+    Their fonts become part of the style sheet: browsers differ in what a page that is opened from a
+    folder may load.
     """
     if exception or app.builder.format != "html":
         return
