@@ -152,8 +152,7 @@ class FeatureWriter:
         root = zarr.open_group(self._folder, mode="r+")
         for name in [*self.columns, INDEX]:
             # Zarr would leave a chunk of zeros out; here what is absent was not written.
-            # An item of a group may be a group; this one was made as an array.
-            array = root[name].with_config({"write_empty_chunks": True})  # type: ignore[union-attr]
+            array = root[name].with_config({"write_empty_chunks": True})  # type: ignore[union-attr]  # no group
             array[start:stop] = _values(frame.index if name == INDEX else frame[name], name)
 
     def finish(self) -> Path:
@@ -206,7 +205,7 @@ class FeatureWriter:
     def _grow(self, n: int) -> None:
         root = zarr.open_group(self._folder, mode="r+")
         for name in [*self.columns, INDEX]:
-            root[name].resize((n,))  # type: ignore[union-attr]  # an array, as above
+            root[name].resize((n,))  # type: ignore[union-attr]  # made as an array, no group
         self.n = n
 
 

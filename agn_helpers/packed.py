@@ -89,7 +89,7 @@ class PackedArrays(StoredArrays):
         return "array" if path == "catalog" and kind == "group" else kind
 
     def children(self, group: str) -> list[str]:
-        """Return the names below `group` in the original, in text order."""
+        """Return the names below `group` in the original, in no order."""
         return list(map(str, self.ids.tolist())) if group == "sdss_lc" else super().children(group)
 
     def layout(self, path: str) -> Layout:
