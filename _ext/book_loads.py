@@ -52,17 +52,10 @@ def drop_thebe(
             context[kind] = [file for file in context[kind] if wanted(file)]
 
 
-def drop_unused(app: Sphinx, exception: Exception | None) -> None:
-    """Leave out what the theme's own templates load in vain."""
-    if exception or app.builder.format != "html":
-        return
-    for page in pages(app):
-        old = page.read_text(encoding="utf-8")
-        new = ICON_SCRIPT.sub("", old)
-        if SEARCHES not in old:
-            new = SEARCH.sub("", new)
-        if new != old:
-            page.write_text(new, encoding="utf-8")
+def without_unused(page: str) -> str:
+    """The text of a page without what the theme's own templates load in vain."""
+    page = ICON_SCRIPT.sub("", page)
+    return page if SEARCHES in page else SEARCH.sub("", page)
 
 
 def pages(app: Sphinx) -> list[Path]:
@@ -110,6 +103,5 @@ def cut_font(name: str, drawn: set[int]) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx about this extension."""
     app.connect("html-page-context", drop_thebe, priority=900)
-    app.connect("build-finished", drop_unused)
     app.connect("build-finished", cut_icons, priority=900)  # looks at the pages as they will be
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import book_loads
 from docutils import nodes
 from sphinx.application import Sphinx
 
@@ -99,9 +100,9 @@ def fix_pages(app: Sphinx, exception: Exception | None) -> None:
     """Correct every page that was written."""
     if exception or app.builder.format != "html":
         return
-    for page in Path(app.outdir).rglob("*.html"):
+    for page in book_loads.pages(app):
         old = page.read_text(encoding="utf-8")
-        new = fix_page(old)
+        new = fix_page(book_loads.without_unused(old))
         if new != old:
             page.write_text(new, encoding="utf-8")
 
